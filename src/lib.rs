@@ -1,0 +1,4 @@
+//! octroi: a reverse proxy that lets in only requests with a valid API key.
+
+pub mod clock;
+pub mod model;

@@ -1,0 +1,138 @@
+//! A change of machines or keys: what was asked, by whom, and why it can be refused.
+//!
+//! There is one way to write: a [`Change`] handed to the registry, which stores it, applies it, then answers.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::ids::{KeyId, MachineId};
+use super::key::Environment;
+use super::permission::{Organizations, PermissionSet};
+use super::tier::TierName;
+use super::time::Timestamp;
+
+/// Who makes a change: `socket:<user>` over the admin socket, `gateway` for the gateway itself, `demo`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor(pub String);
+
+/// Where a change comes from: journalled with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub actor: Actor,
+    /// The operator's address; `None` over the socket.
+    pub address: Option<std::net::IpAddr>,
+    /// At most 500 characters.
+    pub reason: Option<String>,
+}
+
+/// A machine to be made.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NewMachine {
+    pub name: String,
+    pub description: String,
+    pub contact: String,
+    pub permissions: PermissionSet,
+    pub organizations: Option<Organizations>,
+    pub tier: Option<TierName>,
+    pub third_party: bool,
+}
+
+/// What to change of a machine: `None` leaves a field as it is, `Some(None)` clears it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MachineEdit {
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub contact: Option<String>,
+    pub permissions: Option<PermissionSet>,
+    pub organizations: Option<Option<Organizations>>,
+    pub tier: Option<Option<TierName>>,
+    pub third_party: Option<bool>,
+}
+
+/// A key to be made.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NewKey {
+    pub label: String,
+    pub description: String,
+    pub environment: Environment,
+    pub permissions: Option<PermissionSet>,
+    pub organizations: Option<Organizations>,
+    pub tier: Option<TierName>,
+    pub allowed_ips: Option<Vec<IpNet>>,
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What to change of a key; see [`MachineEdit`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct KeyEdit {
+    pub label: Option<String>,
+    pub description: Option<String>,
+    pub permissions: Option<Option<PermissionSet>>,
+    pub organizations: Option<Option<Organizations>>,
+    pub tier: Option<Option<TierName>>,
+    pub allowed_ips: Option<Option<Vec<IpNet>>>,
+    pub expires_at: Option<Option<Timestamp>>,
+}
+
+impl KeyEdit {
+    /// Whether it touches nothing but label and description, which even a revoked key may change.
+    pub fn is_cosmetic(&self) -> bool {
+        let KeyEdit { label: _, description: _, permissions, organizations, tier, allowed_ips, expires_at } = self;
+        permissions.is_none() && organizations.is_none() && tier.is_none() && allowed_ips.is_none() && expires_at.is_none()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    CreateMachine(NewMachine),
+    EditMachine(MachineId, MachineEdit),
+    EnableMachine(MachineId),
+    DisableMachine(MachineId),
+    /// Deletes its keys too.
+    DeleteMachine(MachineId),
+    CreateKey(MachineId, NewKey),
+    EditKey(KeyId, KeyEdit),
+    DeactivateKey(KeyId),
+    ReactivateKey(KeyId),
+    RevokeKey(KeyId),
+    /// Both values count for the `grace`.
+    RegenerateKey(KeyId, Duration),
+    DeleteKey(KeyId),
+}
+
+impl Change {
+    /// Its name in the journal: `key.revoked`.
+    pub fn what(&self) -> &'static str {
+        match self {
+            Change::CreateMachine(_) => "machine.created",
+            Change::EditMachine(..) => "machine.edited",
+            Change::EnableMachine(_) => "machine.enabled",
+            Change::DisableMachine(_) => "machine.disabled",
+            Change::DeleteMachine(_) => "machine.deleted",
+            Change::CreateKey(..) => "key.created",
+            Change::EditKey(..) => "key.edited",
+            Change::DeactivateKey(_) => "key.deactivated",
+            Change::ReactivateKey(_) => "key.reactivated",
+            Change::RevokeKey(_) => "key.revoked",
+            Change::RegenerateKey(..) => "key.regenerated",
+            Change::DeleteKey(_) => "key.deleted",
+        }
+    }
+}
+
+/// Why a change was not made. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    #[error("no machine has the id {0}")]
+    NoSuchMachine(MachineId),
+    #[error("no key has the id {0}")]
+    NoSuchKey(KeyId),
+    #[error("another machine, {holder}, is already named \"{name}\"")]
+    NameTaken { name: String, holder: MachineId },
+    #[error("key {0} is revoked, which is final: create another key instead")]
+    Revoked(KeyId),
+    /// The store cannot take changes now; the gateway goes on judging from memory.
+    #[error("the store cannot take changes now: {0}")]
+    StoreUnavailable(String),
+}

@@ -1,0 +1,311 @@
+//! A key: its status machine and what it narrows of its machine's rights.
+//!
+//! ```text
+//! active ⇄ inactive   deactivate / reactivate: same value, permissions, history
+//! active | inactive → revoked   final
+//! expired             computed from `expires_at`, never stored
+//! ```
+
+use std::fmt;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::ids::{KeyId, MachineId};
+use super::permission::{Organizations, PermissionSet};
+use super::secret::SecretHash;
+use super::tier::TierName;
+use super::time::Timestamp;
+
+/// Where a key is used: 2 to 12 of `a-z 0-9`, `prod` by default. Part of the value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Environment(Box<str>);
+
+impl Environment {
+    pub fn parse(text: &str) -> Option<Environment> {
+        Environment::is_valid(text.as_bytes()).then(|| Environment(text.into()))
+    }
+
+    pub fn is_valid(text: &[u8]) -> bool {
+        (2..=12).contains(&text.len()) && text.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Environment {
+    fn default() -> Self {
+        Environment("prod".into())
+    }
+}
+
+impl fmt::Display for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What an operator decided about a key. Expiry is not among it: it is a date, judged when asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    Active,
+    Inactive,
+    Revoked,
+}
+
+/// What a key is at one moment, in the order in which it is shown and judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyStatus {
+    Revoked,
+    Inactive,
+    Expired,
+    Active,
+}
+
+impl KeyStatus {
+    pub fn of(state: KeyState, expires_at: Option<Timestamp>, now: Timestamp) -> KeyStatus {
+        match state {
+            KeyState::Revoked => KeyStatus::Revoked,
+            KeyState::Inactive => KeyStatus::Inactive,
+            KeyState::Active if expires_at.is_some_and(|at| at <= now) => KeyStatus::Expired,
+            KeyState::Active => KeyStatus::Active,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            KeyStatus::Revoked => "revoked",
+            KeyStatus::Inactive => "inactive",
+            KeyStatus::Expired => "expired",
+            KeyStatus::Active => "active",
+        }
+    }
+}
+
+/// A value that a regeneration replaced. It is remembered so that who still uses it is told so, and counts
+/// as the key itself until its grace is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OldValue {
+    pub hash: SecretHash,
+    pub hint: String,
+    pub replaced_at: Timestamp,
+    /// Equal to `replaced_at` when it died at once.
+    pub counts_until: Timestamp,
+}
+
+/// How many replaced values a key remembers; what is older is unknown to the gateway.
+pub const OLD_VALUES: usize = 8;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Key {
+    pub id: KeyId,
+    pub machine: MachineId,
+    pub label: String,
+    pub description: String,
+    pub environment: Environment,
+    /// `None` = the machine's; otherwise what is in both.
+    pub permissions: Option<PermissionSet>,
+    pub organizations: Option<Organizations>,
+    /// `None` = counted in the machine's bucket together with its other keys; set = a bucket of its own.
+    pub tier: Option<TierName>,
+    /// `None` = from anywhere.
+    pub allowed_ips: Option<Vec<IpNet>>,
+    pub expires_at: Option<Timestamp>,
+    pub state: KeyState,
+    pub created_at: Timestamp,
+    /// The actor who made it, as the journal names them.
+    pub created_by: String,
+    pub hash: SecretHash,
+    /// The beginning and the last four characters of the value.
+    pub hint: String,
+    /// Newest first, at most [`OLD_VALUES`].
+    pub old_values: Vec<OldValue>,
+    /// When somebody last reactivated or regenerated it: idleness counts from there.
+    pub renewed_at: Option<Timestamp>,
+}
+
+/// A revoked key stays revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RevokedForGood;
+
+impl Key {
+    pub fn status(&self, now: Timestamp) -> KeyStatus {
+        KeyStatus::of(self.state, self.expires_at, now)
+    }
+
+    pub fn deactivate(&mut self) -> Result<(), RevokedForGood> {
+        self.unless_revoked()?.state = KeyState::Inactive;
+        Ok(())
+    }
+
+    pub fn reactivate(&mut self, now: Timestamp) -> Result<(), RevokedForGood> {
+        let key = self.unless_revoked()?;
+        if key.state == KeyState::Inactive {
+            key.state = KeyState::Active;
+            key.renewed_at = Some(now);
+        }
+        Ok(())
+    }
+
+    pub fn revoke(&mut self) {
+        self.state = KeyState::Revoked;
+    }
+
+    /// Gives the key a new value. The one it had counts for `grace` more; one that was still in grace ends now.
+    pub fn regenerate(&mut self, hash: SecretHash, hint: String, grace: Duration, now: Timestamp) -> Result<(), RevokedForGood> {
+        let key = self.unless_revoked()?;
+        for old in &mut key.old_values {
+            old.counts_until = old.counts_until.min(now);
+        }
+        let old = OldValue {
+            hash: std::mem::replace(&mut key.hash, hash),
+            hint: std::mem::replace(&mut key.hint, hint),
+            replaced_at: now,
+            counts_until: now.plus(grace),
+        };
+        key.old_values.insert(0, old);
+        key.old_values.truncate(OLD_VALUES);
+        key.renewed_at = Some(now);
+        Ok(())
+    }
+
+    /// The replaced value that may still count, as long as the clock says: the newest, if it was given any grace. All others are over
+    /// for good, whatever a clock that is set back says.
+    pub fn in_grace(&self) -> Option<&OldValue> {
+        self.old_values.first().filter(|old| old.counts_until > old.replaced_at)
+    }
+
+    /// Every edit but that of label and description passes through here.
+    pub fn unless_revoked(&mut self) -> Result<&mut Key, RevokedForGood> {
+        match self.state {
+            KeyState::Revoked => Err(RevokedForGood),
+            KeyState::Active | KeyState::Inactive => Ok(self),
+        }
+    }
+}
+
+/// Whether a label says too little to tell this key from the next one. A good one names environment, system
+/// and version.
+pub fn is_vague(label: &str) -> bool {
+    const EMPTY_WORDS: [&str; 26] = [
+        "a",
+        "api",
+        "cle",
+        "clé",
+        "cles",
+        "clés",
+        "default",
+        "essai",
+        "key",
+        "keys",
+        "la",
+        "le",
+        "ma",
+        "mon",
+        "my",
+        "new",
+        "nouvelle",
+        "one",
+        "prod",
+        "production",
+        "test",
+        "the",
+        "token",
+        "une",
+        "un",
+        "temp",
+    ];
+    let lower = label.to_lowercase();
+    let mut words = lower.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty());
+    words.all(|word| EMPTY_WORDS.contains(&word) || word.chars().all(|c| c.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> Key {
+        Key {
+            id: KeyId::from_u128(1),
+            machine: MachineId::from_u128(2),
+            label: "Production - Facturation v2".into(),
+            description: String::new(),
+            environment: Environment::default(),
+            permissions: None,
+            organizations: None,
+            tier: None,
+            allowed_ips: None,
+            expires_at: None,
+            state: KeyState::Active,
+            created_at: Timestamp(0),
+            created_by: "socket:root".into(),
+            hash: SecretHash([1; 32]),
+            hint: "pk_prod_…aaaa".into(),
+            old_values: Vec::new(),
+            renewed_at: None,
+        }
+    }
+
+    #[test]
+    fn status_is_judged_in_the_published_order() {
+        use KeyState::*;
+        let (past, future) = (Some(Timestamp(5)), Some(Timestamp(15)));
+        let cases = [
+            (Active, None, KeyStatus::Active),
+            (Active, future, KeyStatus::Active),
+            (Active, Some(Timestamp(10)), KeyStatus::Expired),
+            (Active, past, KeyStatus::Expired),
+            (Inactive, past, KeyStatus::Inactive),
+            (Revoked, past, KeyStatus::Revoked),
+            (Revoked, None, KeyStatus::Revoked),
+        ];
+        for (state, expires_at, expected) in cases {
+            assert_eq!(KeyStatus::of(state, expires_at, Timestamp(10)), expected, "{state:?} {expires_at:?}");
+        }
+    }
+
+    #[test]
+    fn revoked_is_final_and_changes_are_idempotent() {
+        let mut k = key();
+        k.deactivate().unwrap();
+        k.deactivate().unwrap();
+        assert_eq!(k.state, KeyState::Inactive);
+        k.reactivate(Timestamp(7)).unwrap();
+        k.reactivate(Timestamp(9)).unwrap();
+        assert_eq!((k.state, k.renewed_at), (KeyState::Active, Some(Timestamp(7))));
+        k.revoke();
+        k.revoke();
+        assert_eq!(k.reactivate(Timestamp(9)), Err(RevokedForGood));
+        assert_eq!(k.deactivate(), Err(RevokedForGood));
+        assert_eq!(k.regenerate(SecretHash([2; 32]), String::new(), Duration::ZERO, Timestamp(9)), Err(RevokedForGood));
+        assert_eq!(k.hash, SecretHash([1; 32]));
+    }
+
+    #[test]
+    fn regenerating_in_grace_ends_the_oldest_value() {
+        let mut k = key();
+        k.deactivate().unwrap();
+        k.regenerate(SecretHash([2; 32]), "b".into(), Duration::from_secs(3600), Timestamp(1_000)).unwrap();
+        assert_eq!(k.old_values[0].counts_until, Timestamp(3_601_000));
+        assert_eq!(k.state, KeyState::Inactive, "regenerating keeps the status");
+        k.regenerate(SecretHash([3; 32]), "c".into(), Duration::from_secs(60), Timestamp(2_000)).unwrap();
+        assert_eq!(k.old_values[0].counts_until, Timestamp(62_000));
+        assert_eq!((k.old_values[1].hash, k.old_values[1].counts_until), (SecretHash([1; 32]), Timestamp(2_000)));
+        for n in 4..40 {
+            k.regenerate(SecretHash([n; 32]), "x".into(), Duration::ZERO, Timestamp(3_000)).unwrap();
+        }
+        assert_eq!(k.old_values.len(), OLD_VALUES);
+    }
+
+    #[test]
+    fn vague_labels_are_recognised() {
+        for vague in ["Clé 1", "Ma clé", "Test", "API", "my key", "key-2", "  ", "API key 3", "nouvelle clé", "PROD"] {
+            assert!(is_vague(vague), "{vague}");
+        }
+        for good in ["Production - Facturation", "prod billing v2", "Clé du portail fournisseurs", "staging/ETL"] {
+            assert!(!is_vague(good), "{good}");
+        }
+    }
+}
