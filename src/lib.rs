@@ -1,4 +1,5 @@
 //! octroi: a reverse proxy that lets in only requests with a valid API key.
 
 pub mod clock;
+pub mod config;
 pub mod model;
