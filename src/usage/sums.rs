@@ -1,0 +1,136 @@
+//! What is kept of calls once they are added up.
+
+use std::net::IpAddr;
+
+use crate::model::call::Record;
+use crate::model::{Timestamp, Verdict};
+
+/// When and from where a key was last let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastUse {
+    pub at: Timestamp,
+    pub from: IpAddr,
+}
+
+/// What one key did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyUsage {
+    /// The last call that was admitted, whatever became of it upstream.
+    pub last_used: Option<LastUse>,
+    /// The last call that was turned away.
+    pub last_refused: Option<Timestamp>,
+    pub calls: VerdictCounts,
+}
+
+impl KeyUsage {
+    pub(super) fn record(&mut self, record: &Record) {
+        let at = record.began.wall;
+        if record.admitted {
+            self.used(LastUse { at, from: record.client.0 });
+        } else {
+            self.last_refused = self.last_refused.max(Some(at));
+        }
+        self.calls.add(record.verdict, 1);
+    }
+
+    /// Adds what `later` counted; of the two last uses the later one stays.
+    pub(super) fn absorb(&mut self, later: &KeyUsage) {
+        if let Some(last) = later.last_used {
+            self.used(last);
+        }
+        self.last_refused = self.last_refused.max(later.last_refused);
+        self.calls.absorb(&later.calls);
+    }
+
+    fn used(&mut self, last: LastUse) {
+        if self.last_used.is_none_or(|known| known.at <= last.at) {
+            self.last_used = Some(last);
+        }
+    }
+}
+
+/// Numbers of calls by verdict. Most keys know `ok` and little else, so that the others are kept only where there are any.
+#[derive(Clone, Debug, Default)]
+pub struct VerdictCounts {
+    ok: u64,
+    others: Vec<(Verdict, u64)>,
+}
+
+impl VerdictCounts {
+    pub fn of(&self, verdict: Verdict) -> u64 {
+        match verdict {
+            Verdict::Ok => self.ok,
+            _ => self.others.iter().find(|(known, _)| *known == verdict).map_or(0, |(_, count)| *count),
+        }
+    }
+
+    pub fn total(&self) -> u64 {
+        self.iter().fold(0, |sum: u64, (_, count)| sum.saturating_add(count))
+    }
+
+    /// The verdicts that occurred, in no particular order but `ok` first.
+    pub fn iter(&self) -> impl Iterator<Item = (Verdict, u64)> + '_ {
+        let ok = (self.ok > 0).then_some((Verdict::Ok, self.ok));
+        ok.into_iter().chain(self.others.iter().copied())
+    }
+
+    pub(super) fn add(&mut self, verdict: Verdict, count: u64) {
+        if verdict == Verdict::Ok {
+            self.ok = self.ok.saturating_add(count);
+        } else if let Some((_, known)) = self.others.iter_mut().find(|(known, _)| *known == verdict) {
+            *known = known.saturating_add(count);
+        } else {
+            self.others.push((verdict, count));
+        }
+    }
+
+    pub(super) fn absorb(&mut self, other: &VerdictCounts) {
+        other.iter().for_each(|(verdict, count)| self.add(verdict, count));
+    }
+}
+
+/// Equal when they count the same, in whatever order the verdicts first came.
+impl PartialEq for VerdictCounts {
+    fn eq(&self, other: &VerdictCounts) -> bool {
+        self.ok == other.ok && self.others.len() == other.others.len() && self.iter().all(|(verdict, count)| other.of(verdict) == count)
+    }
+}
+
+impl Eq for VerdictCounts {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Code;
+
+    fn counts(of: &[(Verdict, u64)]) -> VerdictCounts {
+        let mut counts = VerdictCounts::default();
+        of.iter().for_each(|(verdict, count)| counts.add(*verdict, *count));
+        counts
+    }
+
+    #[test]
+    fn counts_add_up_in_any_order() {
+        let (limited, closed) = (Verdict::Refused(Code::RateLimited), Verdict::ClientClosed);
+        let mut sum = counts(&[(Verdict::Ok, 2), (limited, 1)]);
+        sum.absorb(&counts(&[(closed, 4), (limited, 3), (Verdict::Ok, 1)]));
+        assert_eq!(sum, counts(&[(closed, 4), (Verdict::Ok, 3), (limited, 4)]));
+        assert_ne!(sum, counts(&[(closed, 4), (Verdict::Ok, 3), (limited, 5)]));
+        assert_ne!(sum, counts(&[(closed, 4), (Verdict::Ok, 3)]));
+        assert_eq!((sum.total(), sum.of(limited), sum.of(Verdict::Refused(Code::KeyExpired))), (11, 4, 0));
+    }
+
+    #[test]
+    fn the_later_use_stays_whichever_is_added_first() {
+        let usage = |at: i64, from: &str, refused: Option<i64>| KeyUsage {
+            last_used: Some(LastUse { at: Timestamp(at), from: from.parse().unwrap() }),
+            last_refused: refused.map(Timestamp),
+            calls: VerdictCounts::default(),
+        };
+        let (early, late) = (usage(1, "192.0.2.1", Some(9)), usage(5, "192.0.2.2", None));
+        for (mut first, second) in [(early.clone(), late.clone()), (late, early)] {
+            first.absorb(&second);
+            assert_eq!(first, usage(5, "192.0.2.2", Some(9)));
+        }
+    }
+}
