@@ -4,5 +4,6 @@ pub mod clock;
 pub mod config;
 pub mod limits;
 pub mod model;
+pub mod store;
 pub mod telemetry;
 pub mod usage;

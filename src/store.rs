@@ -1,0 +1,115 @@
+//! Where machines and keys are kept for good. A change is made when, and only when, [`Store::commit`] returned: what it
+//! acknowledged survives `kill -9` and power loss.
+//!
+//! The embedded store is two things in one folder: an append-only journal, which is the truth and which alone decides
+//! whether a change happened, and a sled mirror of it, read at start and for look-ups by id.
+
+mod disk;
+mod draft;
+mod effects;
+mod embedded;
+mod hex;
+mod journal;
+mod line;
+mod lock;
+mod mirror;
+mod records;
+mod refill;
+mod segment;
+mod sum;
+#[cfg(test)]
+mod tests;
+
+pub use embedded::Embedded;
+
+use std::net::IpAddr;
+
+use crate::model::{Key, KeyId, Machine, MachineId, Timestamp};
+
+/// The place of a change in the journal, from 1, without gaps.
+pub type Seq = u64;
+
+/// What one change does to the stored records. The ops of one [`Entry`] hold together or not at all.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    PutMachine(Box<Machine>),
+    PutKey(Box<Key>),
+    DeleteMachine(MachineId),
+    DeleteKey(KeyId),
+}
+
+/// What a change is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    Machine(MachineId),
+    Key(KeyId),
+}
+
+/// A change, judged and ready to be stored. The journal's public part shows who, when, what, and each record before and
+/// after, never a hash; the store takes the records before from its mirror.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub time: Timestamp,
+    /// Who, as [`crate::model::Actor`] names them.
+    pub actor: String,
+    pub address: Option<IpAddr>,
+    pub reason: Option<String>,
+    /// `key.revoked` and the like.
+    pub what: &'static str,
+    pub subject: Subject,
+    pub ops: Vec<Op>,
+}
+
+/// A stored record, as a scan meets it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    Machine(Machine),
+    Key(Key),
+}
+
+/// Whether changes can be taken, and if not, why: in words for an operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    Ready,
+    /// Memory goes on judging; changes are refused until the cause is gone.
+    Refusing(String),
+}
+
+/// Why the store could not do as it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk, the mirror or the journal cannot be used now. A later try may succeed.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The folder's content cannot be trusted, or another process holds it: the gateway must not start on it. Says
+    /// which file and line, and what to do.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+/// One kept truth about machines and keys. Shared by the registry's writer (the only caller of `commit`) and by readers of
+/// lists; every method may block on the disk, so none is called on a worker.
+pub trait Store: Send + Sync + 'static {
+    /// Visits every live record, machines first.
+    fn scan(&self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError>;
+
+    fn machine(&self, id: MachineId) -> Result<Option<Machine>, StoreError>;
+    fn key(&self, id: KeyId) -> Result<Option<Key>, StoreError>;
+
+    /// At most `limit` machines with ids after `after`, in id order (the order they were made in).
+    fn machines(&self, after: Option<MachineId>, limit: usize) -> Result<Vec<Machine>, StoreError>;
+    /// At most `limit` keys with ids after `after`, of one machine or of all, in id order.
+    fn keys(&self, of: Option<MachineId>, after: Option<KeyId>, limit: usize) -> Result<Vec<Key>, StoreError>;
+
+    /// Stores a group of changes about different subjects, in order. When it returns `Ok` every one of them is durable; when
+    /// it returns `Err` none of them is visible, now or after a restart.
+    fn commit(&self, group: Vec<Entry>) -> Result<Vec<Seq>, StoreError>;
+
+    /// The public part of journal lines, newest first, before `before`: each one a JSON object.
+    fn journal(&self, before: Option<Seq>, limit: usize) -> Result<Vec<serde_json::Value>, StoreError>;
+
+    fn health(&self) -> Health;
+
+    /// Tries to get well again (free space came back, the mirror must be refilled). Called now and then while not ready.
+    fn recover(&self);
+}

@@ -1,0 +1,309 @@
+//! The embedded store: a folder that one process holds, with the journal and its mirror in it.
+//!
+//! ```text
+//! lock      held while a process uses the folder; its number is in it
+//! journal/  the truth
+//! sled/     the mirror: can be thrown away at any time
+//! ```
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::disk::{self, Disk};
+use super::draft::Draft;
+use super::effects::{self, Failure};
+use super::journal::{Condition, Journal, SEGMENT_BYTES};
+use super::lock;
+use super::mirror::{self, Broken, Mirror};
+use super::refill::{self, Kept};
+use super::{Entry, Health, Record, Seq, Store, StoreError};
+use crate::model::{Key, KeyId, Machine, MachineId};
+
+/// The store that a single gateway keeps in a folder of its own.
+pub struct Embedded {
+    folder: PathBuf,
+    journal: Mutex<Journal>,
+    /// Held for as long as it takes to clone or replace what is in it.
+    mirror: RwLock<Slot>,
+    trouble: Mutex<Trouble>,
+    notices: Mutex<Vec<String>>,
+    /// Declared last: released when everything above is closed.
+    _lock: File,
+}
+
+enum Slot {
+    Serving(Arc<Mirror>),
+    /// To be refilled from the journal, once nobody reads in the old one any more.
+    Broken(Weak<Mirror>),
+}
+
+/// What keeps changes from being taken.
+#[derive(Default)]
+struct Trouble {
+    journal: Option<String>,
+    mirror: Option<String>,
+}
+
+impl Embedded {
+    /// Opens the store in `folder`, which is made if need be. Brings journal and mirror together, however the last process ended, or says
+    /// why the folder cannot be trusted.
+    pub fn open(folder: &Path) -> Result<Embedded, StoreError> {
+        Embedded::open_on(folder, Arc::new(disk::Real), SEGMENT_BYTES)
+    }
+
+    pub(super) fn open_on(folder: &Path, disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Embedded, StoreError> {
+        let unusable = |e| StoreError::Unavailable(format!("{} cannot be used as a store: {e}", folder.display()));
+        let journal_folder = folder.join("journal");
+        disk::make_folder(&journal_folder).map_err(unusable)?;
+        let lock = lock::take(folder)?;
+        let mut notices = Vec::new();
+        tidy(folder, &mut notices);
+        let mut journal = Journal::read(&journal_folder, disk, segment_bytes)?;
+        let kept = refill::judge(folder, &journal)?;
+        notices.extend(journal.settle()?);
+        let mirror = match kept {
+            Kept::Usable { mirror, sum, applied } => match refill::catch_up(&mirror, &journal, applied, sum) {
+                Ok(()) => {
+                    notices.extend(refill::caught_up(&folder.join("sled"), &journal, applied));
+                    mirror
+                }
+                Err(refill::Stuck::Mirror(Broken(why))) => {
+                    drop(mirror);
+                    refill::anew(folder, &journal, &why, &mut notices)?
+                }
+                Err(refill::Stuck::Journal(error)) => return Err(error),
+            },
+            Kept::Missing => refill::fill(folder, &journal, &mut notices)?,
+            Kept::Damaged(Broken(why)) => refill::anew(folder, &journal, &why, &mut notices)?,
+        };
+        tidy(folder, &mut notices);
+        Ok(Embedded {
+            folder: folder.to_owned(),
+            journal: Mutex::new(journal),
+            mirror: RwLock::new(Slot::Serving(Arc::new(mirror))),
+            trouble: Mutex::default(),
+            notices: Mutex::new(notices),
+            _lock: lock,
+        })
+    }
+
+    /// What an operator should be told of the start and of recoveries since, in the order in which it was found.
+    pub fn notices(&self) -> Vec<String> {
+        self.notices.lock().clone()
+    }
+
+    pub(super) fn serving(&self) -> Result<Arc<Mirror>, StoreError> {
+        match &*self.mirror.read() {
+            Slot::Serving(mirror) => Ok(mirror.clone()),
+            Slot::Broken(_) => Err(StoreError::Unavailable("the mirror of the journal is being refilled".into())),
+        }
+    }
+
+    /// Asks the mirror; one that fails serves no longer.
+    fn ask<T>(&self, question: impl FnOnce(&Mirror) -> Result<T, Failure>) -> Result<T, StoreError> {
+        let mirror = self.serving()?;
+        question(&mirror).map_err(|failure| self.explain(&mirror, failure))
+    }
+
+    fn explain(&self, mirror: &Arc<Mirror>, failure: Failure) -> StoreError {
+        match failure {
+            Failure::Mirror(broken) => StoreError::Unavailable(self.retire(mirror, &broken)),
+            Failure::Record(unreadable) => {
+                StoreError::Unusable(format!("a record in {} cannot be read: {unreadable}", self.folder.display()))
+            }
+        }
+    }
+
+    pub(super) fn retire(&self, mirror: &Arc<Mirror>, Broken(why): &Broken) -> String {
+        let why = format!("{} failed and must be refilled from the journal: {why}", self.folder.join("sled").display());
+        *self.mirror.write() = Slot::Broken(Arc::downgrade(mirror));
+        self.trouble.lock().mirror = Some(why.clone());
+        why
+    }
+
+    fn note_condition(&self, journal: &Journal) {
+        self.trouble.lock().journal = match journal.condition() {
+            Condition::Good => None,
+            Condition::Failing(why) | Condition::Unsure(why) => Some(why.clone()),
+        };
+    }
+
+    fn commit_to(&self, journal: &mut Journal, group: &[Entry]) -> Result<Vec<Seq>, StoreError> {
+        let mirror = self.serving()?;
+        let base = journal.begin()?;
+        let mut draft = Draft::new(&mirror, journal.tail(), base);
+        let seqs = group.iter().map(|entry| draft.add(entry)).collect::<Result<Vec<Seq>, Failure>>();
+        let seqs = seqs.map_err(|failure| self.explain(&mirror, failure))?;
+        journal.append(&draft.bytes, &draft.starts, draft.tail)?;
+        // From here on the group happened, whatever becomes of the mirror.
+        if let Err(broken) = mirror.apply(&draft.into_writes()) {
+            let why = self.retire(&mirror, &broken);
+            tracing::error!(reason = why, "the store takes no more changes until its mirror is refilled");
+        }
+        Ok(seqs)
+    }
+
+    /// Refills a mirror that failed, as a start does.
+    fn refill(&self, journal: &Journal) {
+        match &*self.mirror.read() {
+            Slot::Serving(_) => return,
+            // Somebody still reads in it, and sled may still write its files: the folder cannot be moved yet.
+            Slot::Broken(old) if old.strong_count() > 0 => return,
+            Slot::Broken(_) => {}
+        }
+        let mut notices = Vec::new();
+        let why = self.trouble.lock().mirror.clone().unwrap_or_default();
+        match refill::anew(&self.folder, journal, &why, &mut notices) {
+            Ok(mirror) => {
+                tidy(&self.folder, &mut notices);
+                *self.mirror.write() = Slot::Serving(Arc::new(mirror));
+                self.trouble.lock().mirror = None;
+            }
+            Err(error) => self.trouble.lock().mirror = Some(error.to_string()),
+        }
+        self.notices.lock().append(&mut notices);
+    }
+}
+
+/// Nobody but the gateway's own user may read hashes, not even where the files came from elsewhere.
+fn tidy(folder: &Path, notices: &mut Vec<String>) {
+    if let Err(error) = disk::make_private(folder) {
+        notices.push(format!("{}: others may be able to read it, and that could not be changed: {error}", folder.display()));
+    }
+}
+
+impl Store for Embedded {
+    fn scan(&self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
+        self.ask(|mirror| {
+            visit(mirror, mirror::MACHINES, None, |value| {
+                each(Record::Machine(effects::machine_in(value)?));
+                Ok(true)
+            })?;
+            visit(mirror, mirror::KEYS, None, |value| {
+                each(Record::Key(effects::key_in(value)?));
+                Ok(true)
+            })
+        })
+    }
+
+    fn machine(&self, id: MachineId) -> Result<Option<Machine>, StoreError> {
+        self.ask(|mirror| Ok(mirror.get(&mirror::machine_name(id))?.as_deref().map(effects::machine_in).transpose()?))
+    }
+
+    fn key(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
+        self.ask(|mirror| Ok(mirror.get(&mirror::key_name(id))?.as_deref().map(effects::key_in).transpose()?))
+    }
+
+    fn machines(&self, after: Option<MachineId>, limit: usize) -> Result<Vec<Machine>, StoreError> {
+        let mut page = Vec::new();
+        self.ask(|mirror| {
+            visit(mirror, mirror::MACHINES, after.map(mirror::machine_name).as_deref(), |value| {
+                if page.len() < limit {
+                    page.push(effects::machine_in(value)?);
+                }
+                Ok(page.len() < limit)
+            })
+        })?;
+        Ok(page)
+    }
+
+    fn keys(&self, of: Option<MachineId>, after: Option<KeyId>, limit: usize) -> Result<Vec<Key>, StoreError> {
+        match of {
+            Some(machine) => self.ask(|mirror| keys_of(mirror, machine, after, limit)),
+            None => self.ask(|mirror| all_keys(mirror, after, limit)),
+        }
+    }
+
+    fn commit(&self, group: Vec<Entry>) -> Result<Vec<Seq>, StoreError> {
+        if group.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut journal = self.journal.lock();
+        let committed = self.commit_to(&mut journal, &group);
+        self.note_condition(&journal);
+        committed
+    }
+
+    fn journal(&self, before: Option<Seq>, limit: usize) -> Result<Vec<serde_json::Value>, StoreError> {
+        let mut page = Vec::new();
+        let mut next = before.unwrap_or(Seq::MAX).min(self.journal.lock().tail().seq + 1);
+        while page.len() < limit && next > 1 {
+            // The lock is not held while the disk is read: a page must not keep changes waiting.
+            let Some(block) = self.journal.lock().block(next - 1) else { break };
+            let mut lines = Vec::new();
+            block.each(|seq, line| {
+                if seq < next {
+                    let public = serde_json::from_slice(line.public);
+                    lines.push(public.map_err(|_| block.unusable(seq, "its public part is no JSON"))?);
+                }
+                Ok(())
+            })?;
+            page.extend(lines.into_iter().rev().take(limit - page.len()));
+            next = block.first;
+        }
+        Ok(page)
+    }
+
+    fn health(&self) -> Health {
+        let trouble = self.trouble.lock();
+        match trouble.journal.as_ref().or(trouble.mirror.as_ref()) {
+            Some(why) => Health::Refusing(why.clone()),
+            None => Health::Ready,
+        }
+    }
+
+    fn recover(&self) {
+        let mut journal = self.journal.lock();
+        journal.recover();
+        self.note_condition(&journal);
+        self.refill(&journal);
+    }
+}
+
+/// Visits values until `each` is content or fails.
+fn visit(
+    mirror: &Mirror,
+    prefix: &[u8],
+    after: Option<&[u8]>,
+    mut each: impl FnMut(&[u8]) -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    let mut failed = Ok(());
+    mirror.walk(prefix, after, |_, value| {
+        each(value).unwrap_or_else(|failure| {
+            failed = Err(failure);
+            false
+        })
+    })?;
+    failed
+}
+
+fn all_keys(mirror: &Mirror, after: Option<KeyId>, limit: usize) -> Result<Vec<Key>, Failure> {
+    let mut page = Vec::new();
+    visit(mirror, mirror::KEYS, after.map(mirror::key_name).as_deref(), |value| {
+        if page.len() < limit {
+            page.push(effects::key_in(value)?);
+        }
+        Ok(page.len() < limit)
+    })?;
+    Ok(page)
+}
+
+fn keys_of(mirror: &Mirror, machine: MachineId, after: Option<KeyId>, limit: usize) -> Result<Vec<Key>, Failure> {
+    let mut ids = Vec::new();
+    let after = after.map(|key| mirror::index_name(machine, key));
+    mirror.walk(&mirror::index_prefix(machine), after.as_deref(), |name, _| {
+        if ids.len() < limit {
+            ids.extend(mirror::indexed_key(name));
+        }
+        ids.len() < limit
+    })?;
+    let mut page = Vec::with_capacity(ids.len());
+    for id in ids {
+        // A key that a change took away meanwhile is simply not on the page.
+        page.extend(mirror.get(&mirror::key_name(id))?.as_deref().map(effects::key_in).transpose()?);
+    }
+    Ok(page)
+}

@@ -1,0 +1,269 @@
+//! The sled mirror of what the journal says: live records by id, for the scan at start and for lists. The only file that names
+//! sled. It is never believed: a start compares it with the journal, and whatever goes wrong in it is cured by a refill.
+//!
+//! One tree, so that a batch is atomic:
+//!
+//! ```text
+//! m<machine 16>            → <seq 8> <stored machine>
+//! k<key 16>                → <seq 8> <machine 16> <stored key>
+//! i<machine 16><key 16>    → (nothing)      the keys of a machine
+//! a<actor>                 → <seq 8>        the last change by that actor
+//! !applied                 → <seq 8> <chain 32>   the line up to which all of this stands
+//! ```
+//!
+//! `seq` is the last change of that record. Numbers are big-endian, so that names sort by id.
+
+use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::Duration;
+
+use super::Seq;
+use super::line::Chain;
+use super::sum::Sum;
+use crate::model::{KeyId, MachineId};
+
+/// Larger caches made the process grow to 390 MiB at a million keys; the registry answers from its own memory anyway.
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+/// Refilling in batches of 1 000 took 1.5 GB of memory, in batches of 50 it took 150 MB.
+const BATCH: usize = 64;
+/// A sled that was just closed in this process lets go of its own lock a little later.
+const LOCK_TRIES: u32 = 250;
+
+const APPLIED: &[u8] = b"!applied";
+const SEQ: usize = 8;
+const ID: usize = 16;
+
+/// The mirror failed: sled answered with an error, or panicked, or holds something that was never written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken(pub String);
+
+/// Up to which line of which journal the mirror stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    pub seq: Seq,
+    pub chain: Chain,
+}
+
+/// What one journal line writes: names, and their values or `None` where they go.
+pub struct Writes {
+    pub applied: Applied,
+    pub writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+/// An open mirror. Closing it, too, may panic on a damaged one, and must not take the process with it.
+pub struct Mirror {
+    db: Option<sled::Db>,
+    #[cfg(test)]
+    failing: std::sync::atomic::AtomicBool,
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        let db = self.db.take();
+        // Nothing to save when it fails: the journal has it all, and the next start checks what is here.
+        let _ = guarded("close", || {
+            drop(db);
+            Ok(())
+        });
+    }
+}
+
+impl Mirror {
+    pub fn open(folder: &Path) -> Result<Mirror, Broken> {
+        let config = sled::Config::new()
+            .path(folder)
+            .mode(sled::Mode::LowSpace)
+            .cache_capacity(CACHE_BYTES)
+            // Nobody waits for these flushes: they only keep the next start from replaying much.
+            .flush_every_ms(Some(500));
+        let mut tries = 0;
+        loop {
+            match guarded("open", || config.open()) {
+                Err(Broken(why)) if why.contains("could not acquire lock") && tries < LOCK_TRIES => {
+                    tries += 1;
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                other => {
+                    return other.map(|db| Mirror {
+                        db: Some(db),
+                        #[cfg(test)]
+                        failing: false.into(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Every write from now on panics, as those of sled do.
+    #[cfg(test)]
+    pub fn fail_writes(&self) {
+        self.failing.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    fn write(&self, batch: sled::Batch) -> Result<(), Broken> {
+        let db = self.db()?;
+        guarded("write", || {
+            #[cfg(test)]
+            assert!(!self.failing.load(std::sync::atomic::Ordering::Relaxed), "told to fail");
+            db.apply_batch(batch)
+        })
+    }
+
+    fn db(&self) -> Result<&sled::Db, Broken> {
+        self.db.as_ref().ok_or_else(|| Broken("it is closed".into()))
+    }
+
+    pub fn get(&self, name: &[u8]) -> Result<Option<Vec<u8>>, Broken> {
+        let db = self.db()?;
+        Ok(guarded("read", || db.get(name))?.map(|value| value.to_vec()))
+    }
+
+    /// Visits names from `after` on (without it, when it is such a name) that begin with `prefix`, in order, until `each` says no.
+    pub fn walk(&self, prefix: &[u8], after: Option<&[u8]>, mut each: impl FnMut(&[u8], &[u8]) -> bool) -> Result<(), Broken> {
+        let db = self.db()?;
+        let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
+        let mut names = guarded("read", || Ok(db.range::<&[u8], _>((from, Bound::Unbounded))))?;
+        while let Some((name, value)) = guarded("read", || names.next().transpose())? {
+            if !name.starts_with(prefix) || !each(&name, &value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes lines in order. Each batch moves `!applied` along with what it holds, so whatever part of it a crash leaves behind
+    /// is the state after some line.
+    pub fn apply(&self, lines: &[Writes]) -> Result<(), Broken> {
+        let mut batch = sled::Batch::default();
+        let mut size = 0;
+        for (i, line) in lines.iter().enumerate() {
+            for (name, value) in &line.writes {
+                match value {
+                    Some(value) => batch.insert(name.as_slice(), value.as_slice()),
+                    None => batch.remove(name.as_slice()),
+                }
+            }
+            size += line.writes.len();
+            let next = lines.get(i + 1).map_or(usize::MAX, |next| next.writes.len());
+            if size.saturating_add(next) >= BATCH {
+                batch.insert(APPLIED, encode_applied(&line.applied));
+                self.write(std::mem::take(&mut batch))?;
+                size = 0;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn applied(&self) -> Result<Option<Applied>, Broken> {
+        self.get(APPLIED)?.map(|value| decode_applied(&value).ok_or_else(|| Broken("no valid `applied` in it".into()))).transpose()
+    }
+
+    /// Reads everything and sums it. The index has no part in the sum that the journal knows, so it is compared with the keys.
+    pub fn check(&self) -> Result<Sum, Broken> {
+        let (mut sum, mut of_keys, mut of_index) = (Sum::default(), Sum::default(), Sum::default());
+        let mut odd = false;
+        self.walk(b"", None, |name, value| {
+            match (name.first(), split_key(value)) {
+                (Some(b'm'), _) => sum.add(name, value),
+                (Some(b'k'), Some((_, machine, _))) => {
+                    sum.add(name, value);
+                    of_keys.add(&machine.as_u128().to_be_bytes(), &name[1..]);
+                }
+                (Some(b'i'), _) if name.len() == 1 + 2 * ID => of_index.add(&name[1..1 + ID], &name[1 + ID..]),
+                (Some(b'a'), _) => {}
+                _ => odd |= name != APPLIED,
+            }
+            true
+        })?;
+        if odd || of_keys != of_index {
+            return Err(Broken("its index does not match its keys".into()));
+        }
+        Ok(sum)
+    }
+}
+
+/// Every call into sled passes here: on damaged files it panics as often as it answers with an error, and it may only ever cost the
+/// mirror.
+fn guarded<T>(doing: &str, call: impl FnOnce() -> sled::Result<T>) -> Result<T, Broken> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Broken(format!("{doing}: {error}"))),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(Broken(format!("{doing}: panicked: {}", text.unwrap_or("without a word"))))
+        }
+    }
+}
+
+fn encode_applied(applied: &Applied) -> Vec<u8> {
+    [&applied.seq.to_be_bytes()[..], &applied.chain.0].concat()
+}
+
+fn decode_applied(value: &[u8]) -> Option<Applied> {
+    let (seq, chain) = value.split_first_chunk::<SEQ>()?;
+    Some(Applied { seq: Seq::from_be_bytes(*seq), chain: Chain(chain.try_into().ok()?) })
+}
+
+pub const MACHINES: &[u8] = b"m";
+pub const KEYS: &[u8] = b"k";
+
+pub fn machine_name(id: MachineId) -> Vec<u8> {
+    named(b'm', id.as_u128())
+}
+
+pub fn key_name(id: KeyId) -> Vec<u8> {
+    named(b'k', id.as_u128())
+}
+
+/// What the index entries of a machine's keys begin with.
+pub fn index_prefix(machine: MachineId) -> Vec<u8> {
+    named(b'i', machine.as_u128())
+}
+
+pub fn index_name(machine: MachineId, key: KeyId) -> Vec<u8> {
+    let mut name = index_prefix(machine);
+    name.extend(key.as_u128().to_be_bytes());
+    name
+}
+
+/// The key that an index entry is about.
+pub fn indexed_key(name: &[u8]) -> Option<KeyId> {
+    name.last_chunk::<ID>().map(|id| KeyId::from_u128(u128::from_be_bytes(*id)))
+}
+
+pub fn actor_name(actor: &str) -> Vec<u8> {
+    [b"a", actor.as_bytes()].concat()
+}
+
+/// Whether a name is that of a record, which the sum counts.
+pub fn is_record(name: &[u8]) -> bool {
+    matches!(name.first(), Some(b'm' | b'k'))
+}
+
+fn named(kind: u8, id: u128) -> Vec<u8> {
+    let mut name = Vec::with_capacity(1 + 2 * ID);
+    name.push(kind);
+    name.extend(id.to_be_bytes());
+    name
+}
+
+pub fn machine_value(seq: Seq, stored: &[u8]) -> Vec<u8> {
+    [&seq.to_be_bytes()[..], stored].concat()
+}
+
+pub fn key_value(seq: Seq, machine: MachineId, stored: &[u8]) -> Vec<u8> {
+    [&seq.to_be_bytes()[..], &machine.as_u128().to_be_bytes(), stored].concat()
+}
+
+/// The number of the last change of a record, and the stored record.
+pub fn split_machine(value: &[u8]) -> Option<(Seq, &[u8])> {
+    value.split_first_chunk::<SEQ>().map(|(seq, stored)| (Seq::from_be_bytes(*seq), stored))
+}
+
+/// Likewise, with the machine in between.
+pub fn split_key(value: &[u8]) -> Option<(Seq, MachineId, &[u8])> {
+    let (seq, rest) = split_machine(value)?;
+    let (machine, stored) = rest.split_first_chunk::<ID>()?;
+    Some((seq, MachineId::from_u128(u128::from_be_bytes(*machine)), stored))
+}

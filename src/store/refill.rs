@@ -1,0 +1,247 @@
+//! Bringing the mirror to where the journal is: judging what is there, replaying what it lacks, or filling a new one.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::effects::{Effects, Failure};
+use super::journal::Journal;
+use super::line::{Chain, Facts, Fault, Line};
+use super::mirror::{Applied, Broken, Mirror};
+use super::segment::Block;
+use super::sum::Sum;
+use super::{Seq, StoreError, disk, records};
+use crate::clock::Clock;
+
+/// So many mirrors that were moved aside are kept for whoever wants to look at them.
+const DAMAGED_KEPT: usize = 2;
+
+const NOWHERE: Applied = Applied { seq: 0, chain: Chain::START };
+
+/// What a start found in place of a mirror.
+pub enum Kept {
+    /// It holds what the journal says was so at `applied`.
+    Usable {
+        mirror: Mirror,
+        applied: Seq,
+        sum: Sum,
+    },
+    Missing,
+    Damaged(Broken),
+}
+
+/// Why a replay did not reach the end of the journal.
+pub enum Stuck {
+    Mirror(Broken),
+    Journal(StoreError),
+}
+
+impl From<Broken> for Stuck {
+    fn from(broken: Broken) -> Stuck {
+        Stuck::Mirror(broken)
+    }
+}
+
+impl From<StoreError> for Stuck {
+    fn from(error: StoreError) -> Stuck {
+        Stuck::Journal(error)
+    }
+}
+
+/// Compares the mirror with the journal. Refuses when the mirror knows of changes that the journal does not: then the journal is cut, or an
+/// older one, or another one.
+pub fn judge(folder: &Path, journal: &Journal) -> Result<Kept, StoreError> {
+    let sled = folder.join("sled");
+    if !sled.exists() {
+        return Ok(Kept::Missing);
+    }
+    let mirror = match Mirror::open(&sled) {
+        Ok(mirror) => mirror,
+        Err(broken) => return held_or_damaged(broken),
+    };
+    // First of all, and by itself: this must be seen even when the rest of the mirror is damaged.
+    let applied = match mirror.applied() {
+        Ok(applied) => applied.unwrap_or(NOWHERE),
+        Err(broken) => return Ok(Kept::Damaged(broken)),
+    };
+    if applied.seq > journal.tail().seq {
+        return Err(older(folder, journal, applied.seq));
+    }
+    let (chain, state) = standing(journal, applied.seq)?;
+    if chain != applied.chain {
+        return Err(StoreError::Unusable(format!(
+            "change {} in {} is not the one that {} was made from: the journal comes from elsewhere, or was changed; bring the right one back. \
+             Only if its loss is accepted, and with it that revoked keys may be valid again: move the folder sled away and start again",
+            applied.seq,
+            folder.join("journal").display(),
+            sled.display()
+        )));
+    }
+    Ok(match mirror.check() {
+        Ok(sum) if sum == state => Kept::Usable { mirror, applied: applied.seq, sum },
+        Ok(_) => Kept::Damaged(Broken(format!("it does not hold what the journal says it should after change {}", applied.seq))),
+        Err(broken) => Kept::Damaged(broken),
+    })
+}
+
+/// The lock of the folder is ours, so who still holds sled's can only be somebody who is no octroi.
+fn held_or_damaged(broken: Broken) -> Result<Kept, StoreError> {
+    if broken.0.contains("could not acquire lock") {
+        return Err(StoreError::Unusable(format!("another process holds sled's files: {}; stop it", broken.0)));
+    }
+    Ok(Kept::Damaged(broken))
+}
+
+fn older(folder: &Path, journal: &Journal, applied: Seq) -> StoreError {
+    let tail = journal.tail().seq;
+    let folder = folder.join("journal");
+    StoreError::Unusable(match journal.damage() {
+        Some(damage) => format!(
+            "{} is damaged: {}. The mirror holds changes up to {applied}, so change {} was acknowledged; bring the file back from a backup that is \
+             as new",
+            damage.place(),
+            damage.fault,
+            tail + 1
+        ),
+        None => format!(
+            "the journal in {} is older than its mirror: it ends with change {tail}, the mirror holds changes up to {applied}. A lost or restored \
+             journal would bring revoked keys back; restore the newer journal. Only if the loss is accepted: move the folder sled away and start \
+             again",
+            folder.display()
+        ),
+    })
+}
+
+/// The head of the chain and the sum after a change that the journal holds.
+fn standing(journal: &Journal, seq: Seq) -> Result<(Chain, Sum), StoreError> {
+    if seq == 0 {
+        return Ok((Chain::START, Sum::default()));
+    }
+    let block = journal.block(seq).ok_or_else(|| StoreError::Unusable(format!("the journal has no change {seq}")))?;
+    let mut standing = None;
+    block.each(|at, line| {
+        if at == seq {
+            standing = Some((line.chain, facts(&block, seq, line)?.1));
+        }
+        Ok(())
+    })?;
+    standing.ok_or_else(|| block.unusable(seq, "it is not there"))
+}
+
+fn facts(block: &Block, seq: Seq, line: &Line<'_>) -> Result<(Facts, Sum), StoreError> {
+    let facts = Facts::of(line).and_then(|facts| if facts.seq == seq { Ok(facts) } else { Err(Fault::Content) });
+    let facts = facts.and_then(|facts| facts.state().map(|state| (facts, state)));
+    facts.map_err(|fault| block.unusable(seq, &fault.to_string()))
+}
+
+/// Replays the lines after `applied` into a mirror whose records sum up to `sum`. The sum is compared with every line's.
+pub fn catch_up(mirror: &Mirror, journal: &Journal, applied: Seq, mut sum: Sum) -> Result<(), Stuck> {
+    let mut next = applied + 1;
+    while let Some(block) = journal.block(next) {
+        let mut effects = Effects::upon(mirror, sum);
+        let mut broken = None;
+        let end = journal.tail().seq;
+        let before = next;
+        block.each(|seq, line| {
+            if seq < next || seq > end || broken.is_some() {
+                return Ok(());
+            }
+            next = seq + 1;
+            match replay(&mut effects, &block, seq, line) {
+                Err(Stuck::Journal(error)) => Err(error),
+                Err(Stuck::Mirror(failed)) => {
+                    broken = Some(failed);
+                    Ok(())
+                }
+                Ok(()) => Ok(()),
+            }
+        })?;
+        if let Some(broken) = broken {
+            return Err(broken.into());
+        }
+        if next == before {
+            return Err(block.unusable(next, "it is not there").into());
+        }
+        sum = effects.sum;
+        mirror.apply(&effects.into_lines())?;
+    }
+    Ok(())
+}
+
+/// What to say of a mirror that was found empty: sled takes damaged files for a new store as often as it complains, and so
+/// does it look after a process was killed in its first moments.
+pub fn caught_up(sled: &Path, journal: &Journal, applied: Seq) -> Option<String> {
+    let tail = journal.tail().seq;
+    (applied == 0 && tail > 0).then(|| format!("sled: {} held nothing; rebuilt from the journal's {tail} changes", sled.display()))
+}
+
+fn replay(effects: &mut Effects<'_>, block: &Block, seq: Seq, line: &Line<'_>) -> Result<(), Stuck> {
+    let (facts, state) = facts(block, seq, line)?;
+    let private = records::read_private(line.private);
+    for op in private.map_err(|e| block.unusable(seq, &format!("its private part cannot be read: {e}")))?.ops {
+        match effects.perform(seq, &op) {
+            Ok(_) => {}
+            Err(Failure::Mirror(broken)) => return Err(broken.into()),
+            Err(Failure::Record(e)) => return Err(block.unusable(seq, &format!("a record in it cannot be read: {e}")).into()),
+        }
+    }
+    if effects.sum != state {
+        return Err(block.unusable(seq, "its changes do not lead to the state it names").into());
+    }
+    Ok(effects.end_line(seq, line.chain, &facts.actor)?)
+}
+
+/// Makes a mirror where there is none.
+pub fn fill(folder: &Path, journal: &Journal, notices: &mut Vec<String>) -> Result<Mirror, StoreError> {
+    let tail = journal.tail().seq;
+    if tail > 0 {
+        notices.push(format!("sled: missing in {}; rebuilt from the journal's {tail} changes", folder.display()));
+    }
+    let sled = folder.join("sled");
+    let failed = |Broken(why)| StoreError::Unavailable(format!("{} cannot be filled from the journal: {why}", sled.display()));
+    disk::make_folder(&sled).map_err(|e| failed(Broken(e.to_string())))?;
+    let mirror = Mirror::open(&sled).map_err(failed)?;
+    match catch_up(&mirror, journal, 0, Sum::default()) {
+        Ok(()) => Ok(mirror),
+        Err(Stuck::Mirror(broken)) => Err(failed(broken)),
+        Err(Stuck::Journal(error)) => Err(error),
+    }
+}
+
+/// Moves a mirror that is of no use aside and makes another.
+pub fn anew(folder: &Path, journal: &Journal, why: &str, notices: &mut Vec<String>) -> Result<Mirror, StoreError> {
+    let aside = move_aside(folder).map_err(|e| {
+        StoreError::Unavailable(format!("{} is damaged ({why}) and cannot be moved aside: {e}", folder.join("sled").display()))
+    })?;
+    if let Some(aside) = aside {
+        notices.push(format!("sled: moved aside to {}: {why}; rebuilt from the journal's {} changes", aside.display(), journal.tail().seq));
+    }
+    fill(folder, journal, &mut Vec::new())
+}
+
+fn move_aside(folder: &Path) -> io::Result<Option<PathBuf>> {
+    let sled = folder.join("sled");
+    if !sled.exists() {
+        return Ok(None);
+    }
+    let seconds = Clock::system().now().wall.0 / 1000;
+    let names = (seconds..).map(|n| folder.join(format!("sled.damaged-{n}")));
+    let Some(aside) = names.into_iter().find(|name| !name.exists()) else { return Ok(None) };
+    fs::rename(&sled, &aside)?;
+    disk::sync_folder(folder)?;
+    forget_oldest(folder)?;
+    Ok(Some(aside))
+}
+
+fn forget_oldest(folder: &Path) -> io::Result<()> {
+    let mut damaged = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("sled.damaged-")) {
+            damaged.push(path);
+        }
+    }
+    damaged.sort();
+    let spare = damaged.len().saturating_sub(DAMAGED_KEPT);
+    damaged.iter().take(spare).try_for_each(fs::remove_dir_all)
+}

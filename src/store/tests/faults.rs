@@ -1,0 +1,158 @@
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use tempfile::tempdir;
+
+use super::world::*;
+use crate::store::disk::{Disk, Real};
+use crate::store::mirror::Broken;
+use crate::store::{Embedded, Health, Store, StoreError};
+
+/// A disk that fails from its n-th use on, for so many uses.
+#[derive(Default)]
+struct Faulty {
+    used: AtomicU32,
+    from: AtomicU32,
+    until: AtomicU32,
+    /// Whether what was written before a failing write or sync stays in the file.
+    whole: AtomicBool,
+}
+
+impl Faulty {
+    fn fails(&self) -> bool {
+        let n = self.used.fetch_add(1, Ordering::Relaxed);
+        (self.from.load(Ordering::Relaxed)..self.until.load(Ordering::Relaxed)).contains(&n)
+    }
+
+    fn error<T>(number: i32) -> io::Result<T> {
+        Err(io::Error::from_raw_os_error(number))
+    }
+}
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+impl Disk for Faulty {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        if self.fails() { Faulty::error(ENOSPC) } else { Real.create(path) }
+    }
+
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if !self.fails() {
+            return Real.write(file, bytes, offset);
+        }
+        let part = if self.whole.load(Ordering::Relaxed) { bytes } else { &bytes[..bytes.len() / 2] };
+        Real.write(file, part, offset)?;
+        Faulty::error(ENOSPC)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        if self.fails() { Faulty::error(EIO) } else { Real.sync(file) }
+    }
+
+    fn cut(&self, file: &File, length: u64) -> io::Result<()> {
+        if self.fails() { Faulty::error(EIO) } else { Real.cut(file, length) }
+    }
+}
+
+/// Runs a story on a disk that fails, recovering after each refusal, and says whether anything failed.
+fn run(from: u32, failures: u32, whole: bool) -> bool {
+    let disk = Arc::new(Faulty { whole: whole.into(), ..Faulty::default() });
+    let folder = tempdir().unwrap();
+    let store = Embedded::open_on(folder.path(), disk.clone(), 2500).unwrap();
+    disk.from.store(disk.used.load(Ordering::Relaxed) + from, Ordering::Relaxed);
+    disk.until.store(disk.from.load(Ordering::Relaxed) + failures, Ordering::Relaxed);
+    let mut world = World::default();
+    let mut refused = 0;
+    for action in story(14) {
+        let mut next = world.clone();
+        let Some(entry) = next.act(action) else { continue };
+        match store.commit(vec![entry]) {
+            Ok(_) => {
+                assert_eq!(store.health(), Health::Ready);
+                world = next;
+            }
+            Err(StoreError::Unavailable(why)) => {
+                assert_eq!(store.health(), Health::Refusing(why));
+                refused += 1;
+                // The same change is not tried again: it must be gone.
+                store.recover();
+            }
+            Err(StoreError::Unusable(why)) => panic!("{why}"),
+        }
+        assert_holds(&store, &world.settled());
+    }
+    let context = format!("{failures} failures from use {from}, whole: {whole}");
+    while store.health() != Health::Ready {
+        assert!(refused < 20, "{context}: never well again");
+        refused += 1;
+        store.recover();
+    }
+    store.commit(vec![world.act(Action::CreateMachine).unwrap()]).unwrap();
+    let pages = store.journal(None, usize::MAX).unwrap();
+    assert_eq!(pages.len() as u64, pages[0]["seq"].as_u64().unwrap(), "{context}");
+    drop(store);
+    let store = Embedded::open(folder.path()).unwrap();
+    assert_holds(&store, &world.settled());
+    assert!(!store.notices().iter().any(|n| n.starts_with("sled")), "{context}: {:?}", store.notices());
+    refused > 0
+}
+
+#[test]
+fn whichever_use_of_the_disk_fails_what_was_answered_is_true() {
+    for (failures, whole) in [(1, false), (1, true), (2, true), (5, false)] {
+        let failed = (0..40).filter(|n| run(*n, failures, whole)).count();
+        assert!(failed > 25, "{failed}");
+    }
+}
+
+#[test]
+fn a_change_holds_and_is_answered_although_the_mirror_failed_behind_it() {
+    let folder = tempdir().unwrap();
+    let store = Embedded::open(folder.path()).unwrap();
+    let mut world = told(&store, &story(6)).pop().unwrap();
+    let key = world.keys.values().next_back().unwrap().id;
+    store.serving().unwrap().fail_writes();
+    let revoked = world.act(Action::Revoke(world.keys.len() - 1)).unwrap();
+    assert_eq!(store.commit(vec![revoked]).unwrap(), [7]);
+    let Health::Refusing(why) = store.health() else { panic!("well") };
+    assert!(why.contains("sled failed and must be refilled"), "{why}");
+    assert_eq!(store.journal(None, 1).unwrap()[0]["subject"], key.to_string());
+    store.recover();
+    assert_eq!(store.health(), Health::Ready);
+    assert_holds(&store, &world.settled());
+    assert_eq!(store.key(key).unwrap().unwrap().state, crate::model::KeyState::Revoked);
+    drop(store);
+    assert_holds(&Embedded::open(folder.path()).unwrap(), &world.settled());
+}
+
+#[test]
+fn a_mirror_that_is_being_read_is_not_moved_away() {
+    let folder = tempdir().unwrap();
+    let store = Embedded::open(folder.path()).unwrap();
+    let mut world = World::default();
+    for action in story(10) {
+        store.commit(world.act(action).into_iter().collect()).unwrap();
+    }
+    let reader = store.serving().unwrap();
+    store.retire(&reader, &Broken("write: no".into()));
+    let Health::Refusing(why) = store.health() else { panic!("well") };
+    assert!(why.contains("must be refilled from the journal: write: no"), "{why}");
+    assert!(matches!(store.machines(None, 1), Err(StoreError::Unavailable(_))));
+    let entry = world.clone().act(Action::CreateMachine).unwrap();
+    assert!(matches!(store.commit(vec![entry]), Err(StoreError::Unavailable(_))));
+    assert!(store.journal(None, 1).is_ok(), "the journal does not need the mirror");
+    store.recover();
+    assert_ne!(store.health(), Health::Ready, "not while somebody reads in the old one");
+    drop(reader);
+    store.recover();
+    assert_eq!(store.health(), Health::Ready);
+    assert_holds(&store, &world.settled());
+    assert!(store.notices()[0].starts_with("sled: moved aside to"));
+    store.commit(vec![world.act(Action::CreateMachine).unwrap()]).unwrap();
+    drop(store);
+    assert_holds(&Embedded::open(folder.path()).unwrap(), &world.settled());
+}
