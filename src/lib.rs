@@ -4,6 +4,7 @@ pub mod clock;
 pub mod config;
 pub mod limits;
 pub mod model;
+pub mod registry;
 pub mod store;
 pub mod telemetry;
 pub mod usage;

@@ -1,0 +1,230 @@
+//! Who may call: hash → key and machine, in memory, and the one way to change it.
+//!
+//! Reading is a look-up in a [`DashMap`] by the hash's first eight bytes, the rest compared; nothing is cached beyond it,
+//! so what the writer puts there binds the very next request. Writing is [`Registry::commit`]: judged by the rules of
+//! `model`, stored, then applied here, then answered, all by one thread (`writer`), never by a worker.
+
+mod entry;
+mod group;
+mod writer;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+
+use crate::clock::Clock;
+use crate::model::tier::CalendarCounters;
+use crate::model::{BucketOwner, Change, ChangeError, Key, KeyId, Machine, MachineId, Origin, Secret, SecretHash};
+use crate::store::{Record, Seq, Store, StoreError};
+
+pub use entry::{Entry, MachineCell, MachineState, Narrowed};
+use writer::Writer;
+
+/// What a change left behind.
+#[derive(Debug)]
+pub struct Committed {
+    /// Its place in the journal; `None` when everything already was as asked and nothing was written.
+    pub seq: Option<Seq>,
+    pub left: Left,
+    /// The new value, where one was made: the only time it exists outside its holder.
+    pub secret: Option<Secret>,
+}
+
+#[derive(Debug)]
+pub enum Left {
+    Machine(Machine),
+    Key(Key),
+    /// Deleted.
+    Nothing,
+}
+
+/// A handle; clones share one registry.
+#[derive(Clone)]
+pub struct Registry {
+    known: Arc<Known>,
+    store: Arc<dyn Store>,
+    writer: Arc<Writer>,
+}
+
+impl Registry {
+    /// Loads every record and starts the writer. `key_prefix` begins new values.
+    pub fn open(store: Arc<dyn Store>, clock: Clock, key_prefix: String) -> Result<Registry, StoreError> {
+        let known = Arc::new(Known::load(&*store)?);
+        let writer = Arc::new(Writer::start(known.clone(), store.clone(), clock, key_prefix)?);
+        Ok(Registry { known, store, writer })
+    }
+
+    /// For lists and look-ups by id; blocks on the disk.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Who presented a value with this hash: the entry as of now.
+    pub fn identify(&self, hash: &SecretHash) -> Option<Arc<Entry>> {
+        self.known.entry(hash)
+    }
+
+    /// Makes a change: stored, then applied, then answered. Once this returns, no call that starts later is judged by the
+    /// old state. Dropping the future does not undo the change.
+    pub async fn commit(&self, origin: Origin, change: Change) -> Result<Committed, ChangeError> {
+        self.writer.submit(origin, change).await
+    }
+
+    /// Visits every bucket that counts calls: each machine's, and each key's that has a tier of its own.
+    pub fn buckets(&self, mut each: impl FnMut(BucketOwner, &crate::limits::Bucket)) {
+        // The handles are copied out first: `each` may take long, and a guard of the map would block its shard meanwhile.
+        for cell in self.known.machines.iter().map(|cell| cell.value().clone()).collect::<Vec<_>>() {
+            each(BucketOwner::Machine(cell.id), &cell.bucket);
+        }
+        let own = self.known.own_buckets.lock().clone();
+        for (key, bucket) in own {
+            each(BucketOwner::Key(key), &bucket);
+        }
+    }
+
+    /// Puts back what calendar windows had counted before a restart. Owners that no longer exist are passed over.
+    pub fn restore_counters(&self, counters: impl Iterator<Item = (BucketOwner, CalendarCounters)>) {
+        for (owner, counters) in counters {
+            match owner {
+                BucketOwner::Machine(id) => self.known.machine(id).iter().for_each(|cell| cell.bucket.restore(&counters)),
+                BucketOwner::Key(id) => self.known.own_buckets.lock().get(&id).iter().for_each(|bucket| bucket.restore(&counters)),
+            }
+        }
+    }
+
+    /// A machine's place in memory, if it exists.
+    pub fn machine(&self, id: MachineId) -> Option<Arc<MachineCell>> {
+        self.known.machine(id)
+    }
+
+    /// Reads the number of machines and of values (current and replaced ones), without keeping the registry alive.
+    pub fn counts_reader(&self) -> impl Fn() -> (usize, usize) + Send + Sync + 'static {
+        let known = Arc::downgrade(&self.known);
+        move || known.upgrade().map_or((0, 0), |known| (known.machines.len(), known.entries.len()))
+    }
+}
+
+/// SHA-256 bytes are as random as any hash of them.
+#[derive(Default)]
+struct Identity(u64);
+
+impl Hasher for Identity {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 << 8) | u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        self.0 = n;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// What is in memory. Only the writer changes it.
+struct Known {
+    entries: DashMap<u64, Arc<Entry>, BuildHasherDefault<Identity>>,
+    machines: DashMap<MachineId, Arc<MachineCell>>,
+    /// Protects the uniqueness of names; the writer alone takes it.
+    names: Mutex<HashMap<String, MachineId>>,
+    /// Buckets of keys that have, or once had, a tier of their own. Kept by id so that no edit makes one fresh.
+    own_buckets: Mutex<HashMap<KeyId, Arc<crate::limits::Bucket>>>,
+}
+
+impl Known {
+    fn load(store: &dyn Store) -> Result<Known, StoreError> {
+        let known = Known {
+            entries: DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), 256),
+            machines: DashMap::new(),
+            names: Mutex::default(),
+            own_buckets: Mutex::default(),
+        };
+        let mut orphan = None;
+        store.scan(&mut |record| match record {
+            Record::Machine(machine) => known.put_machine(&machine),
+            Record::Key(key) => {
+                if !known.put_key(&key) {
+                    orphan = Some(key.id);
+                }
+            }
+        })?;
+        match orphan {
+            Some(key) => {
+                Err(StoreError::Unusable(format!("key {key} belongs to no stored machine: restore the store's folder from a backup")))
+            }
+            None => Ok(known),
+        }
+    }
+
+    fn entry(&self, hash: &SecretHash) -> Option<Arc<Entry>> {
+        let entry = self.entries.get(&hash.short()).map(|guard| guard.value().clone())?;
+        (entry.hash == *hash).then_some(entry)
+    }
+
+    fn machine(&self, id: MachineId) -> Option<Arc<MachineCell>> {
+        self.machines.get(&id).map(|guard| guard.value().clone())
+    }
+
+    fn is_taken(&self, hash: &SecretHash) -> bool {
+        self.entries.contains_key(&hash.short())
+    }
+
+    fn named(&self, name: &str) -> Option<MachineId> {
+        self.names.lock().get(name).copied()
+    }
+
+    fn put_machine(&self, machine: &Machine) {
+        let mut names = self.names.lock();
+        match self.machine(machine.id) {
+            Some(cell) => {
+                names.remove(&*cell.state().name);
+                cell.update(machine);
+            }
+            None => {
+                self.machines.insert(machine.id, Arc::new(MachineCell::new(machine)));
+            }
+        }
+        names.insert(machine.name.clone(), machine.id);
+    }
+
+    /// Puts the key's current value and the replaced ones. False when its machine is not known.
+    fn put_key(&self, key: &Key) -> bool {
+        let Some(machine) = self.machine(key.machine) else { return false };
+        let bucket = key.tier.as_ref().map(|_| self.own_buckets.lock().entry(key.id).or_default().clone());
+        for old in &key.old_values {
+            self.put(Entry::replaced(key, old, &machine, bucket.clone()));
+        }
+        self.put(Entry::current(key, &machine, bucket));
+        true
+    }
+
+    fn put(&self, entry: Entry) {
+        let entry = match self.entry(&entry.hash) {
+            Some(before) => entry.after(&before),
+            None => entry,
+        };
+        self.entries.insert(entry.hash.short(), Arc::new(entry));
+    }
+
+    fn remove_value(&self, hash: &SecretHash) {
+        self.entries.remove_if(&hash.short(), |_, entry| entry.hash == *hash);
+    }
+
+    fn remove_key(&self, key: &Key) {
+        self.remove_value(&key.hash);
+        key.old_values.iter().for_each(|old| self.remove_value(&old.hash));
+        self.own_buckets.lock().remove(&key.id);
+    }
+
+    fn remove_machine(&self, id: MachineId) {
+        if let Some((_, cell)) = self.machines.remove(&id) {
+            self.names.lock().remove(&*cell.state().name);
+        }
+    }
+}

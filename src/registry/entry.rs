@@ -1,0 +1,181 @@
+//! What a call reads about its key and machine. An entry never changes but for its latches: a change of the key puts
+//! another in its place. Machines sit in a cell of their own, shared by all their keys.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use ipnet::IpNet;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use crate::limits::Bucket;
+use crate::model::{
+    Environment, Key, KeyId, KeyState, Machine, MachineId, OldValue, Organizations, PermissionSet, Refusal, SecretHash, TierName, Timestamp,
+};
+
+/// One value of a key: the current one, or one that a regeneration replaced.
+#[derive(Debug)]
+pub struct Entry {
+    pub hash: SecretHash,
+    pub key: KeyId,
+    pub machine: Arc<MachineCell>,
+    pub label: Box<str>,
+    pub environment: Environment,
+    state: KeyState,
+    expires_at: Timestamp,
+    /// When a replaced value stops counting; `None` for the current one.
+    counts_until: Option<Timestamp>,
+    narrowed: Option<Box<Narrowed>>,
+    /// Set once `counts_until` or `expires_at` was seen to be over, so that a wall clock set back does not bring the value back. One for
+    /// each: what a caller is told of the one must not depend on the other.
+    grace_over: AtomicBool,
+    expired: AtomicBool,
+}
+
+/// What a key narrows of its machine's rights; most keys narrow nothing.
+#[derive(Debug)]
+pub struct Narrowed {
+    pub permissions: Option<PermissionSet>,
+    pub organizations: Option<Organizations>,
+    pub allowed_ips: Option<Box<[IpNet]>>,
+    /// A tier of its own, with the bucket that counts for it.
+    pub tier: Option<(TierName, Arc<Bucket>)>,
+}
+
+impl Entry {
+    pub(super) fn current(key: &Key, machine: &Arc<MachineCell>, bucket: Option<Arc<Bucket>>) -> Entry {
+        Entry {
+            hash: key.hash,
+            key: key.id,
+            machine: machine.clone(),
+            label: key.label.clone().into(),
+            environment: key.environment.clone(),
+            state: key.state,
+            expires_at: key.expires_at.unwrap_or(Timestamp::NEVER),
+            counts_until: None,
+            narrowed: Narrowed::of(key, bucket).map(Box::new),
+            grace_over: AtomicBool::new(false),
+            expired: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn replaced(key: &Key, old: &OldValue, machine: &Arc<MachineCell>, bucket: Option<Arc<Bucket>>) -> Entry {
+        let grace_over = key.in_grace() != Some(old);
+        Entry {
+            hash: old.hash,
+            counts_until: Some(old.counts_until),
+            grace_over: grace_over.into(),
+            ..Entry::current(key, machine, bucket)
+        }
+    }
+
+    /// Keeps what was seen of the same value before a change: an end that the change did not move stays over.
+    pub(super) fn after(mut self, before: &Entry) -> Entry {
+        let seen = |end: &AtomicBool| end.load(Ordering::Relaxed);
+        *self.grace_over.get_mut() |= self.counts_until == before.counts_until && seen(&before.grace_over);
+        *self.expired.get_mut() |= self.expires_at == before.expires_at && seen(&before.expired);
+        self
+    }
+
+    /// Whether the value counts at `now`, and if not, why: in the published order of precedence.
+    pub fn judge(&self, machine: &MachineState, now: Timestamp) -> Result<(), Refusal> {
+        if self.counts_until.is_some_and(|end| is_over(end, now, &self.grace_over)) {
+            return Err(Refusal::KeyReplaced);
+        }
+        match self.state {
+            KeyState::Revoked => return Err(Refusal::KeyRevoked),
+            KeyState::Inactive => return Err(Refusal::KeyInactive),
+            KeyState::Active => {}
+        }
+        if is_over(self.expires_at, now, &self.expired) {
+            return Err(Refusal::KeyExpired);
+        }
+        if !machine.enabled {
+            return Err(Refusal::MachineDisabled);
+        }
+        Ok(())
+    }
+
+    pub fn is_replaced(&self) -> bool {
+        self.counts_until.is_some()
+    }
+
+    pub fn narrowed(&self) -> Option<&Narrowed> {
+        self.narrowed.as_deref()
+    }
+}
+
+fn is_over(end: Timestamp, now: Timestamp, seen: &AtomicBool) -> bool {
+    if end <= now {
+        seen.store(true, Ordering::Relaxed);
+        return true;
+    }
+    seen.load(Ordering::Relaxed)
+}
+
+impl Narrowed {
+    fn of(key: &Key, bucket: Option<Arc<Bucket>>) -> Option<Narrowed> {
+        let Key { permissions, organizations, allowed_ips, tier, .. } = key;
+        (permissions.is_some() || organizations.is_some() || allowed_ips.is_some() || tier.is_some()).then(|| Narrowed {
+            permissions: permissions.clone(),
+            organizations: organizations.clone(),
+            allowed_ips: allowed_ips.clone().map(Vec::into_boxed_slice),
+            tier: tier.clone().zip(bucket),
+        })
+    }
+}
+
+/// A machine's place in memory: its bucket lives as long as the machine, whatever is edited.
+#[derive(Debug)]
+pub struct MachineCell {
+    pub id: MachineId,
+    pub bucket: Bucket,
+    state: ArcSwap<MachineState>,
+}
+
+/// What a call reads of a machine.
+#[derive(Debug)]
+pub struct MachineState {
+    pub name: Box<str>,
+    /// The id and the percent-encoded name, ready to be sent to the upstream.
+    pub id_header: HeaderValue,
+    pub name_header: HeaderValue,
+    pub enabled: bool,
+    pub permissions: PermissionSet,
+    pub organizations: Option<Organizations>,
+    pub tier: Option<TierName>,
+}
+
+impl MachineCell {
+    pub(super) fn new(machine: &Machine) -> MachineCell {
+        MachineCell { id: machine.id, bucket: Bucket::default(), state: ArcSwap::from_pointee(MachineState::of(machine)) }
+    }
+
+    pub(super) fn update(&self, machine: &Machine) {
+        self.state.store(Arc::new(MachineState::of(machine)));
+    }
+
+    /// The state as of now. The guard must not be kept across an await: it holds one of few slots of its thread.
+    pub fn state(&self) -> arc_swap::Guard<Arc<MachineState>> {
+        self.state.load()
+    }
+}
+
+/// What a header value cannot or should not carry plainly: controls, non-ASCII, and what a naive reader could trip over.
+const IN_HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%').add(b',').add(b';').add(b'\\').add(b'<').add(b'>');
+
+impl MachineState {
+    fn of(machine: &Machine) -> MachineState {
+        let header = |text: String| HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""));
+        MachineState {
+            name: machine.name.clone().into(),
+            id_header: header(machine.id.to_string()),
+            name_header: header(utf8_percent_encode(&machine.name, IN_HEADER).to_string()),
+            enabled: machine.enabled,
+            permissions: machine.permissions.clone(),
+            organizations: machine.organizations.clone(),
+            tier: machine.tier.clone(),
+        }
+    }
+}

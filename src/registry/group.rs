@@ -1,0 +1,123 @@
+//! Which waiting changes go into one sync: those that can all be judged by the state before it.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::model::{Change, KeyId, MachineId};
+
+/// Changes in one sync.
+const GROUP: usize = 64;
+
+/// What a change reads or writes, so that the changes of one group, all judged by the state before it, do not meet.
+#[derive(PartialEq, Eq, Hash)]
+enum Touch {
+    Machine(MachineId),
+    Key(KeyId),
+    Name(String),
+}
+
+/// Takes from the front what can be judged together: at most one change per machine, key or name. Changes of different keys of
+/// one machine go together; a change of the machine itself does not go with them. The rest waits, in its order.
+pub fn next_group<J>(
+    waiting: &mut VecDeque<J>,
+    change_of: impl Fn(&J) -> &Change,
+    machine_of: impl Fn(KeyId) -> Option<MachineId>,
+) -> Vec<J> {
+    let mut group = Vec::new();
+    // What is touched, and whether for itself alone.
+    let mut touched: HashMap<Touch, bool> = HashMap::new();
+    let mut rest = VecDeque::new();
+    while let Some(job) = waiting.pop_front() {
+        let touches = touches(change_of(&job), &machine_of);
+        let meets = touches.iter().any(|(touch, alone)| touched.get(touch).is_some_and(|held| *held || *alone));
+        // What a waiting change touches is held too: a later change of the same thing must not overtake it.
+        for (touch, alone) in touches {
+            *touched.entry(touch).or_default() |= alone;
+        }
+        if meets || group.len() == GROUP {
+            rest.push_back(job);
+        } else {
+            group.push(job);
+        }
+    }
+    *waiting = rest;
+    group
+}
+
+fn touches(change: &Change, machine_of: impl Fn(KeyId) -> Option<MachineId>) -> Vec<(Touch, bool)> {
+    let of_key = |id: &KeyId| {
+        let machine = machine_of(*id).map(|machine| (Touch::Machine(machine), false));
+        [(Touch::Key(*id), true)].into_iter().chain(machine).collect()
+    };
+    match change {
+        Change::CreateMachine(new) => vec![(Touch::Name(new.name.clone()), true)],
+        Change::EditMachine(id, edit) => {
+            let name = edit.name.iter().map(|name| (Touch::Name(name.clone()), true));
+            name.chain([(Touch::Machine(*id), true)]).collect()
+        }
+        Change::EnableMachine(id) | Change::DisableMachine(id) | Change::DeleteMachine(id) => vec![(Touch::Machine(*id), true)],
+        Change::CreateKey(machine, _) => vec![(Touch::Machine(*machine), false)],
+        Change::EditKey(id, _)
+        | Change::DeactivateKey(id)
+        | Change::ReactivateKey(id)
+        | Change::RevokeKey(id)
+        | Change::RegenerateKey(id, _)
+        | Change::DeleteKey(id) => of_key(id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::change::{MachineEdit, NewKey, NewMachine};
+
+    const ONE: KeyId = KeyId::from_u128(1);
+    const TWO: KeyId = KeyId::from_u128(2);
+    const MACHINE: MachineId = MachineId::from_u128(9);
+    const OTHER: MachineId = MachineId::from_u128(8);
+
+    /// The places, from 0, of the changes that go into the first, second, … group. Both keys are `MACHINE`'s.
+    fn groups(changes: &[Change]) -> Vec<Vec<usize>> {
+        let mut waiting: VecDeque<(usize, Change)> = changes.iter().cloned().enumerate().collect();
+        let mut groups = Vec::new();
+        while !waiting.is_empty() {
+            let group = next_group(&mut waiting, |(_, change)| change, |_| Some(MACHINE));
+            groups.push(group.into_iter().map(|(place, _)| place).collect());
+        }
+        groups
+    }
+
+    #[test]
+    fn changes_that_meet_wait_for_one_another_and_others_do_not() {
+        use Change::*;
+        let named = |name: &str| CreateMachine(NewMachine { name: name.into(), ..NewMachine::default() });
+        let rename = |id, name: &str| EditMachine(id, MachineEdit { name: Some(name.into()), ..MachineEdit::default() });
+        let create = || CreateKey(MACHINE, NewKey::default());
+        let cases: Vec<(Vec<Change>, Vec<Vec<usize>>)> = vec![
+            (vec![RevokeKey(ONE), RevokeKey(TWO)], vec![vec![0, 1]]),
+            (vec![DeactivateKey(ONE), RevokeKey(ONE), RevokeKey(TWO)], vec![vec![0, 2], vec![1]]),
+            (vec![create(), create(), RevokeKey(ONE)], vec![vec![0, 1, 2]]),
+            (vec![create(), DeleteMachine(MACHINE), create()], vec![vec![0], vec![1], vec![2]]),
+            (vec![DisableMachine(MACHINE), RevokeKey(ONE), DisableMachine(OTHER)], vec![vec![0, 2], vec![1]]),
+            (vec![named("a"), named("b"), named("a")], vec![vec![0, 1], vec![2]]),
+            (vec![named("a"), rename(OTHER, "a"), RevokeKey(ONE)], vec![vec![0, 2], vec![1]]),
+        ];
+        for (changes, expected) in cases {
+            assert_eq!(groups(&changes), expected, "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn what_waits_is_not_overtaken() {
+        use Change::*;
+        // The third meets only the second, which waits for the first.
+        let changes = [DisableMachine(MACHINE), RevokeKey(ONE), DeleteKey(ONE), RevokeKey(TWO)];
+        assert_eq!(groups(&changes), vec![vec![0], vec![1, 3], vec![2]]);
+    }
+
+    #[test]
+    fn a_group_has_a_bound() {
+        let changes: Vec<Change> = (0..150).map(|n| Change::RevokeKey(KeyId::from_u128(n))).collect();
+        let sizes: Vec<usize> = groups(&changes).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [64, 64, 22]);
+    }
+}
