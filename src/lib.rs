@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod gate;
 pub mod limits;
 pub mod model;
 pub mod registry;
