@@ -6,6 +6,7 @@ pub mod gate;
 pub mod limits;
 pub mod model;
 pub mod registry;
+pub mod server;
 pub mod store;
 pub mod telemetry;
 pub mod usage;
