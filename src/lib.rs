@@ -5,6 +5,7 @@ pub mod config;
 pub mod gate;
 pub mod limits;
 pub mod model;
+pub mod proxy;
 pub mod registry;
 pub mod server;
 pub mod store;
