@@ -1,5 +1,6 @@
 //! octroi: a reverse proxy that lets in only requests with a valid API key.
 
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod gate;

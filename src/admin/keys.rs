@@ -1,0 +1,266 @@
+//! `/v1/keys`: what machines call with. A value is shown in one answer, the one to its making.
+
+mod filter;
+mod warn;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use http::{StatusCode, header};
+use serde_json::{Value, json};
+
+use super::door::Operator;
+use super::fields::Fields;
+use super::machines::{self, take_reason};
+use super::page::{Page, Params, cursor};
+use super::problem::{Code, Problem};
+use super::wire::{KeyChanged, KeyView, List, UsageView};
+use super::{Admin, answer, values};
+use crate::model::change::{KeyEdit, NewKey};
+use crate::model::{Change, Key, KeyId, Machine, MachineId, Timestamp};
+use crate::registry::Left;
+use crate::store::{Store, StoreError};
+use filter::Filter;
+
+pub async fn list(_: Operator, State(admin): State<Arc<Admin>>, mut params: Params) -> Result<Json<List<KeyView>>, Problem> {
+    let page = params.page();
+    let filter = Filter::take(&mut params, None);
+    params.finish()?;
+    listed(&admin, filter, page).await
+}
+
+pub async fn list_of_machine(
+    _: Operator,
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    mut params: Params,
+) -> Result<Json<List<KeyView>>, Problem> {
+    let id = machines::parse_id(&id)?;
+    machines::find(&admin, id).await?;
+    let page = params.page();
+    let filter = Filter::take(&mut params, Some(id));
+    params.finish()?;
+    listed(&admin, filter, page).await
+}
+
+async fn listed(admin: &Admin, filter: Filter, page: Page) -> Result<Json<List<KeyView>>, Problem> {
+    let now = admin.clock.now().wall;
+    let (found, more) = admin.ask(move |store| matching(store, &filter, page, now)).await?;
+    let next_cursor = found.last().filter(|_| more).map(|(key, _)| cursor(key.id.as_u128()));
+    Ok(Json(List { data: found.iter().map(|(key, machine)| admin.key_view(key, Some(machine), now)).collect(), next_cursor }))
+}
+
+/// A page of keys, each with its machine, and whether there is more behind it.
+type Found = (Vec<(Key, Arc<Machine>)>, bool);
+
+fn matching(store: &dyn Store, filter: &Filter, page: Page, now: Timestamp) -> Result<Found, StoreError> {
+    let mut machines = HashMap::new();
+    let (mut found, mut after) = (Vec::new(), page.after.map(KeyId::from_u128));
+    loop {
+        let chunk = store.keys(filter.machine, after, machines::CHUNK)?;
+        let last_chunk = chunk.len() < machines::CHUNK;
+        after = chunk.last().map(|key| key.id);
+        for key in chunk.into_iter().filter(|key| filter.matches(key, now)) {
+            // A key whose machine is gone was read while both were being deleted.
+            if let Some(machine) = machine_of(store, &mut machines, key.machine)? {
+                found.push((key, machine));
+            }
+            if found.len() > page.limit {
+                found.truncate(page.limit);
+                return Ok((found, true));
+            }
+        }
+        if last_chunk {
+            return Ok((found, false));
+        }
+    }
+}
+
+fn machine_of(
+    store: &dyn Store,
+    seen: &mut HashMap<MachineId, Option<Arc<Machine>>>,
+    id: MachineId,
+) -> Result<Option<Arc<Machine>>, StoreError> {
+    if let Some(machine) = seen.get(&id) {
+        return Ok(machine.clone());
+    }
+    let machine = store.machine(id)?.map(Arc::new);
+    seen.insert(id, machine.clone());
+    Ok(machine)
+}
+
+pub async fn show(_: Operator, State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Result<Json<KeyView>, Problem> {
+    let (key, machine) = find(&admin, parse_id(&id)?).await?;
+    Ok(Json(admin.key_view(&key, Some(&machine), admin.clock.now().wall)))
+}
+
+pub async fn usage(_: Operator, State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Result<Json<UsageView>, Problem> {
+    let (key, _) = find(&admin, parse_id(&id)?).await?;
+    Ok(Json(UsageView::of(key.id.to_string(), &(admin.usage)(key.id))))
+}
+
+pub async fn create(
+    operator: Operator,
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    mut fields: Fields,
+) -> Result<Response, Problem> {
+    let machine = machines::parse_id(&id)?;
+    let new = NewKey {
+        label: fields.required("label", values::name).unwrap_or_default(),
+        description: fields.optional("description", values::description).unwrap_or_default(),
+        environment: fields.optional("environment", values::environment).unwrap_or_default(),
+        permissions: fields.nullable("permissions", |value| values::permissions(value, &admin.catalogue)).flatten(),
+        organizations: fields.nullable("organizations", values::organizations).flatten(),
+        tier: fields.nullable("tier", |value| values::tier(value, &admin.catalogue)).flatten(),
+        allowed_ips: fields.nullable("allowed_ips", values::networks).flatten(),
+        expires_at: take_expiry(&mut fields, admin.clock.now().wall).flatten(),
+    };
+    let reason = take_reason(&mut fields);
+    fields.finish()?;
+    let changed = commit(&admin, operator, reason, Change::CreateKey(machine, new)).await?;
+    let location = format!("/v1/keys/{}", changed.key.id);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(changed)).into_response())
+}
+
+pub async fn edit(
+    operator: Operator,
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    mut fields: Fields,
+) -> Result<Json<KeyChanged>, Problem> {
+    let id = parse_id(&id)?;
+    let (key, machine) = find(&admin, id).await?;
+    let now = admin.clock.now().wall;
+    let edit = take_edit(&mut fields, &admin, now);
+    let reason = take_reason(&mut fields);
+    refuse_fixed(&mut fields, &admin.key_view(&key, Some(&machine), now));
+    fields.finish()?;
+    commit(&admin, operator, reason, Change::EditKey(id, edit)).await.map(Json)
+}
+
+fn take_edit(fields: &mut Fields, admin: &Admin, now: Timestamp) -> KeyEdit {
+    KeyEdit {
+        label: fields.optional("label", values::name),
+        description: fields.optional("description", values::description),
+        permissions: fields.nullable("permissions", |value| values::permissions(value, &admin.catalogue)),
+        organizations: fields.nullable("organizations", values::organizations),
+        tier: fields.nullable("tier", |value| values::tier(value, &admin.catalogue)),
+        allowed_ips: fields.nullable("allowed_ips", values::networks),
+        expires_at: take_expiry(fields, now),
+    }
+}
+
+/// `expires_at` is a date or null, `expires_in` a length of time from now; one of them at most.
+fn take_expiry(fields: &mut Fields, now: Timestamp) -> Option<Option<Timestamp>> {
+    let at = fields.nullable("expires_at", values::timestamp);
+    let span = fields.optional("expires_in", values::span);
+    if at.is_some() && span.is_some() {
+        fields.fault("/expires_in".to_owned(), "stands beside expires_at; send one of them".to_owned());
+    }
+    at.or_else(|| span.map(|span| Some(now.plus(span))))
+}
+
+/// Everything that a key shows and an edit cannot change, so that a client may send back what it was shown.
+fn refuse_fixed(fields: &mut Fields, current: &KeyView) {
+    let own = |text: &str| Value::from(text);
+    fields.unchangeable("id", &own(&current.id), "it names the key for its whole life");
+    fields.unchangeable("machine_id", &own(&current.machine_id), "a key stays with its machine: create another key");
+    fields.unchangeable("machine_name", &own(&current.machine_name), "PATCH the machine");
+    fields.unchangeable("environment", &own(&current.environment), "it is part of the value: create another key");
+    fields.unchangeable("created_at", &own(&current.created_at), "it is history");
+    fields.unchangeable("created_by", &own(&current.created_by), "it is history");
+    fields.unchangeable("hint", &own(&current.hint), "use POST …/regenerate for another value");
+    fields.unchangeable("status", &own(&current.status), "use POST …/deactivate, …/reactivate or …/revoke, or move expires_at");
+    fields.unchangeable("effective_permissions", &json!(current.effective_permissions), "they follow from the machine's and the key's");
+    fields.unchangeable("exposed_at", &json!(current.exposed_at), "it is history");
+    fields.unchangeable("old_values", &json!(current.old_values), "they are history");
+    fields.unchangeable("warnings", &json!([]), "they are the gateway's");
+    for name in ["value", "secret"] {
+        fields.unchangeable(name, &Value::Null, "values are made by the gateway: use POST …/regenerate for another one");
+    }
+    // These move with every call, also between a client's GET and its PATCH.
+    for name in ["last_used_at", "last_used_ip", "last_refused_at"] {
+        fields.disregard(name);
+    }
+}
+
+pub async fn deactivate(op: Operator, State(admin): State<Arc<Admin>>, Path(id): Path<String>, fields: Fields) -> Changed {
+    act(&admin, op, &id, fields, Change::DeactivateKey).await
+}
+
+pub async fn reactivate(op: Operator, State(admin): State<Arc<Admin>>, Path(id): Path<String>, fields: Fields) -> Changed {
+    act(&admin, op, &id, fields, Change::ReactivateKey).await
+}
+
+pub async fn revoke(op: Operator, State(admin): State<Arc<Admin>>, Path(id): Path<String>, fields: Fields) -> Changed {
+    act(&admin, op, &id, fields, Change::RevokeKey).await
+}
+
+type Changed = Result<Json<KeyChanged>, Problem>;
+
+async fn act(admin: &Admin, operator: Operator, id: &str, mut fields: Fields, change: fn(KeyId) -> Change) -> Changed {
+    let id = parse_id(id)?;
+    let reason = take_reason(&mut fields);
+    fields.finish()?;
+    commit(admin, operator, reason, change(id)).await.map(Json)
+}
+
+pub async fn regenerate(op: Operator, State(admin): State<Arc<Admin>>, Path(id): Path<String>, mut fields: Fields) -> Changed {
+    let id = parse_id(&id)?;
+    let grace = fields.optional("grace", values::span).unwrap_or_default();
+    let reason = take_reason(&mut fields);
+    fields.finish()?;
+    commit(&admin, op, reason, Change::RegenerateKey(id, grace)).await.map(Json)
+}
+
+pub async fn delete(
+    operator: Operator,
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    mut params: Params,
+) -> Result<Response, Problem> {
+    let id = parse_id(&id)?;
+    let reason = params.reason();
+    params.finish()?;
+    admin.registry.commit(operator.origin(reason), Change::DeleteKey(id)).await?;
+    Ok(answer::nothing_left())
+}
+
+async fn commit(admin: &Admin, operator: Operator, reason: Option<String>, change: Change) -> Result<KeyChanged, Problem> {
+    // Warnings are for whoever chose a label or permissions just now, not for whoever stops a key in a hurry.
+    let advise = matches!(change, Change::CreateKey(..) | Change::EditKey(..));
+    let committed = admin.registry.commit(operator.origin(reason), change).await?;
+    let Left::Key(key) = committed.left else {
+        return Err(Problem::new(Code::InternalError, "the change was made, and left something else than a key"));
+    };
+    // A new value is shown this once, so it must reach its owner even when the machine cannot be read back.
+    let machine = machines::find(admin, key.machine).await.ok();
+    let now = admin.clock.now().wall;
+    Ok(KeyChanged {
+        key: admin.key_view(&key, machine.as_ref(), now),
+        secret: committed.secret.map(|secret| secret.reveal().to_string()),
+        warnings: if advise { warn::about(&key, machine.as_ref(), now) } else { Vec::new() },
+    })
+}
+
+impl Admin {
+    fn key_view(&self, key: &Key, machine: Option<&Machine>, now: Timestamp) -> KeyView {
+        KeyView::of(key, machine, &(self.usage)(key.id), &self.catalogue, now)
+    }
+}
+
+fn parse_id(text: &str) -> Result<KeyId, Problem> {
+    text.parse().map_err(|error| Problem::not_found(format!("{text:?} names no key: {error}")))
+}
+
+async fn find(admin: &Admin, id: KeyId) -> Result<(Key, Machine), Problem> {
+    let both = admin.ask(move |store| {
+        let Some(key) = store.key(id)? else { return Ok(None) };
+        Ok(store.machine(key.machine)?.map(|machine| (key, machine)))
+    });
+    both.await?.ok_or_else(|| Problem::not_found(format!("no key has the id {id}")))
+}

@@ -1,0 +1,97 @@
+//! What is accepted although it is probably not what was meant.
+
+use super::super::wire::Warning;
+use crate::model::key::is_vague;
+use crate::model::{Key, Machine, PermissionName, Timestamp};
+
+/// Everything about `key` that its maker should look at again.
+pub fn about(key: &Key, machine: Option<&Machine>, now: Timestamp) -> Vec<Warning> {
+    let lacking = machine.map(|machine| not_held(key, machine)).unwrap_or_default();
+    vague(key).into_iter().chain(lacking).chain(past(key, now)).collect()
+}
+
+fn vague(key: &Key) -> Option<Warning> {
+    let message = format!(
+        "the label {:?} will not tell this key from the next one; a good label names environment, system and version, \
+         for example \"Production - Billing v2\"",
+        key.label
+    );
+    is_vague(&key.label).then(|| warning("label_vague", "/label", message))
+}
+
+fn not_held(key: &Key, machine: &Machine) -> Vec<Warning> {
+    let named = key.permissions.iter().flat_map(|set| set.names()).filter_map(PermissionName::parse);
+    let lacking = named.filter(|name| !machine.permissions.grants(name));
+    let message = |name| format!("the machine does not hold {name}, so the key does not either until the machine is granted it");
+    lacking.map(|name| warning("permission_not_held", "/permissions", message(name))).collect()
+}
+
+fn past(key: &Key, now: Timestamp) -> Option<Warning> {
+    let at = key.expires_at.filter(|at| *at <= now)?;
+    Some(warning("expires_in_past", "/expires_at", format!("{at} is past: the key is refused as expired")))
+}
+
+fn warning(code: &str, pointer: &str, message: String) -> Warning {
+    Warning { code: code.to_owned(), pointer: pointer.to_owned(), message }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::model::{Environment, KeyId, KeyState, MachineId, PermissionSet, SecretHash};
+
+    /// An active key with a good label and no limits of its own.
+    pub fn key() -> Key {
+        Key {
+            id: KeyId::from_u128(1),
+            machine: MachineId::from_u128(2),
+            label: "Production - Billing v2".into(),
+            description: String::new(),
+            environment: Environment::default(),
+            permissions: None,
+            organizations: None,
+            tier: None,
+            allowed_ips: None,
+            expires_at: None,
+            state: KeyState::Active,
+            created_at: Timestamp(0),
+            created_by: "socket:root".into(),
+            hash: SecretHash([1; 32]),
+            hint: "pk_prod_…aaaa".into(),
+            old_values: Vec::new(),
+            renewed_at: None,
+        }
+    }
+
+    fn set(names: &[&str]) -> PermissionSet {
+        names.iter().map(|name| PermissionName::parse(name).unwrap()).collect()
+    }
+
+    fn machine(permissions: &[&str]) -> Machine {
+        Machine {
+            id: MachineId::from_u128(2),
+            name: "Billing".into(),
+            description: String::new(),
+            contact: String::new(),
+            permissions: set(permissions),
+            organizations: None,
+            tier: None,
+            third_party: false,
+            enabled: true,
+            created_at: Timestamp(0),
+        }
+    }
+
+    #[test]
+    fn each_doubt_is_named_and_good_keys_raise_none() {
+        let codes = |key: &Key, machine: &Machine| about(key, Some(machine), Timestamp(50)).into_iter().map(|w| w.code).collect::<Vec<_>>();
+        let plain = machine(&["a:read"]);
+        assert!(codes(&key(), &plain).is_empty());
+        assert_eq!(codes(&Key { label: "Clé 1".into(), ..key() }, &plain), ["label_vague"]);
+        let greedy = Key { permissions: Some(set(&["a:read", "b:write", "c"])), ..key() };
+        assert_eq!(codes(&greedy, &plain), ["permission_not_held"; 2]);
+        assert!(codes(&greedy, &machine(&["admin"])).is_empty());
+        assert_eq!(codes(&Key { expires_at: Some(Timestamp(50)), ..key() }, &plain), ["expires_in_past"]);
+        assert!(codes(&Key { expires_at: Some(Timestamp(51)), ..key() }, &plain).is_empty());
+    }
+}

@@ -1,0 +1,263 @@
+//! How single values of the admin API are written, and what is said when they are not.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::catalogue::Catalogue;
+use super::fields::{Faults, Read, kind};
+use super::wire::FieldError;
+use crate::model::secret::masked;
+use crate::model::{Environment, Organizations, PermissionSet, TierName, Timestamp};
+
+/// Longest texts, in characters.
+const MAX_NAME: usize = 200;
+const MAX_DESCRIPTION: usize = 2_000;
+const MAX_CONTACT: usize = 200;
+const MAX_REASON: usize = 500;
+/// The longest id of an organization, in bytes.
+const MAX_ORGANIZATION: usize = 128;
+/// The most entries in one list of a machine or key: a registry holds a million of them in memory.
+const MAX_ENTRIES: usize = 1_000;
+/// A hundred years: beyond it somebody mistook the unit.
+const MAX_SPAN: Duration = Duration::from_secs(100 * 366 * 86_400);
+
+/// The name of a machine or the label of a key: one line, not blank.
+pub fn name(value: Value) -> Read<String> {
+    let text = string(value)?;
+    if text.trim().is_empty() {
+        return Err("must not be blank".into());
+    }
+    if text.trim() != text {
+        return Err("must not begin or end with white space".into());
+    }
+    if text.chars().any(char::is_control) {
+        return Err("must not hold control characters".into());
+    }
+    at_most(text, MAX_NAME)
+}
+
+/// Free text; line ends are welcome.
+pub fn description(value: Value) -> Read<String> {
+    let text = string(value)?;
+    if text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
+        return Err("must not hold control characters other than line ends and tabs".into());
+    }
+    at_most(text, MAX_DESCRIPTION)
+}
+
+pub fn contact(value: Value) -> Read<String> {
+    one_line(value, MAX_CONTACT)
+}
+
+/// Why a change is made, as the journal keeps it.
+pub fn reason(value: Value) -> Read<String> {
+    one_line(value, MAX_REASON)
+}
+
+pub fn boolean(value: Value) -> Read<bool> {
+    value.as_bool().ok_or_else(|| format!("must be true or false, not {}", kind(&value)).into())
+}
+
+pub fn environment(value: Value) -> Read<Environment> {
+    Environment::parse(&string(value)?).ok_or_else(|| "must be 2 to 12 of a-z and 0-9, for example prod or staging".into())
+}
+
+pub fn permissions(value: Value, catalogue: &Catalogue) -> Read<PermissionSet> {
+    list(value, |text| catalogue.permission(&text).map_err(Faults::from)).map(PermissionSet::from_iter)
+}
+
+pub fn organizations(value: Value) -> Read<Organizations> {
+    let id = |text: String| match text.len() {
+        1..=MAX_ORGANIZATION => Ok(text),
+        _ => Err(Faults::from(format!("must be 1 to {MAX_ORGANIZATION} bytes long"))),
+    };
+    list(value, id).map(Organizations::from_iter)
+}
+
+pub fn tier(value: Value, catalogue: &Catalogue) -> Read<TierName> {
+    catalogue.tier(&string(value)?).map_err(Faults::from)
+}
+
+pub fn networks(value: Value) -> Read<Vec<IpNet>> {
+    let mut nets = list(value, |text| network(&text))?;
+    if nets.is_empty() {
+        return Err("would let no address in; null lets every address in, and deactivating the key stops it".into());
+    }
+    nets.sort();
+    nets.dedup();
+    Ok(nets)
+}
+
+fn network(text: &str) -> Read<IpNet> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(address.into());
+    }
+    let net: IpNet =
+        text.parse().map_err(|_| format!("{text:?} is neither an address nor a range; write 192.0.2.7, 10.0.0.0/8 or fd00::/8"))?;
+    match net.trunc() {
+        trunc if trunc == net => Ok(net),
+        trunc => {
+            Err(format!("{text:?} has bits beyond its prefix; for the whole range write {trunc}, for one address {}", net.addr()).into())
+        }
+    }
+}
+
+/// A date, RFC 3339 with an offset.
+pub fn timestamp(value: Value) -> Read<Timestamp> {
+    let text = string(value)?;
+    Timestamp::parse(&text).ok_or_else(|| format!("{text:?} is not a time; write RFC 3339, for example 2027-01-31T00:00:00Z").into())
+}
+
+/// A length of time: a whole number and its unit, `90d`.
+pub fn span(value: Value) -> Read<Duration> {
+    let text = string(value)?;
+    parse_span(&text).ok_or_else(|| {
+        format!("{text:?} is not a length of time; write a whole number and s, m, h or d, for example 24h or 90d, at most 36600d").into()
+    })
+}
+
+fn parse_span(text: &str) -> Option<Duration> {
+    let unit = match text.as_bytes().last()? {
+        b's' => 1,
+        b'm' => 60,
+        b'h' => 3_600,
+        b'd' => 86_400,
+        _ => return None,
+    };
+    let digits = &text[..text.len() - 1];
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let seconds = digits.parse::<u64>().ok()?.checked_mul(unit)?;
+    Some(Duration::from_secs(seconds)).filter(|span| *span <= MAX_SPAN)
+}
+
+fn one_line(value: Value, most: usize) -> Read<String> {
+    let text = string(value)?;
+    if text.chars().any(char::is_control) {
+        return Err("must not hold control characters".into());
+    }
+    at_most(text, most)
+}
+
+fn at_most(text: String, most: usize) -> Read<String> {
+    match text.chars().count() {
+        count if count > most => Err(format!("is {count} characters long; the most is {most}").into()),
+        _ => Ok(text),
+    }
+}
+
+/// No text that is kept, shown or told back may hold a value: somebody who reports a leak pastes it all too easily.
+fn string(value: Value) -> Read<String> {
+    match value {
+        Value::String(text) if matches!(masked(text.as_bytes()), Cow::Owned(_)) => {
+            Err("holds the value of a key, which is kept nowhere; a key is named by its label, its id or its last four characters".into())
+        }
+        Value::String(text) => Ok(text),
+        other => Err(format!("must be a string, not {}", kind(&other)).into()),
+    }
+}
+
+/// Reads each entry, and says of each one that is wrong where it stands.
+fn list<T>(value: Value, read: impl Fn(String) -> Read<T>) -> Read<Vec<T>> {
+    let Value::Array(entries) = value else { return Err(format!("must be an array of strings, not {}", kind(&value)).into()) };
+    if entries.len() > MAX_ENTRIES {
+        return Err(format!("holds {} entries; the most is {MAX_ENTRIES}", entries.len()).into());
+    }
+    let (mut good, mut bad) = (Vec::with_capacity(entries.len()), Vec::new());
+    for (index, entry) in entries.into_iter().enumerate() {
+        match string(entry).and_then(&read) {
+            Ok(value) => good.push(value),
+            Err(Faults(faults)) => bad.extend(faults.into_iter().map(|fault| below(index, fault))),
+        }
+    }
+    if bad.is_empty() { Ok(good) } else { Err(Faults(bad)) }
+}
+
+fn below(index: usize, fault: FieldError) -> FieldError {
+    FieldError { pointer: format!("/{index}{}", fault.pointer), message: fault.message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::catalogue::tests::example;
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_are_one_line_and_not_blank() {
+        for good in ["Service de facturation", "計費", "a", &"é".repeat(200)] {
+            assert!(name(json!(good)).is_ok(), "{good}");
+        }
+        for bad in [json!(""), json!("  "), json!(" a"), json!("a\nb"), json!("a\u{0}"), json!("x".repeat(201)), json!(7), json!(["a"])] {
+            assert!(name(bad.clone()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn texts_have_a_longest_length_in_characters() {
+        type Reader = fn(Value) -> Read<String>;
+        let cases: [(Reader, usize); 3] = [(description, 2_000), (contact, 200), (reason, 500)];
+        for (read, most) in cases {
+            assert!(read(json!("é".repeat(most))).is_ok(), "{most}");
+            assert!(read(json!("é".repeat(most + 1))).is_err(), "{most}");
+            assert!(read(json!("bell\u{7}")).is_err());
+        }
+        assert!(description(json!("two\nlines")).is_ok() && contact(json!("two\nlines")).is_err());
+    }
+
+    #[test]
+    fn no_text_holds_the_value_of_a_key() {
+        let leaked = "leaked: pk_prod_vC3L7ESxxpuJNWlD7LukzfZWdAyVtN1eypHk, says the supplier";
+        for read in [name, description, contact, reason] {
+            let Err(Faults(faults)) = read(json!(leaked)) else { panic!("accepted") };
+            assert!(faults[0].message.contains("holds the value of a key") && !faults[0].message.contains("NWlD7Lukzf"), "{:?}", faults[0]);
+        }
+        assert!(organizations(json!([leaked])).is_err() && span(json!(leaked)).is_err());
+    }
+
+    #[test]
+    fn each_wrong_entry_is_pointed_at() {
+        let Err(Faults(faults)) = permissions(json!(["sensors:read", "nope", 3]), &example()) else { panic!("accepted") };
+        let seen: Vec<&str> = faults.iter().map(|f| f.pointer.as_str()).collect();
+        assert_eq!(seen, ["/1", "/2"]);
+        assert!(faults[0].message.contains("known: sensors:read, events:read, admin"));
+        assert!(organizations(json!(["", "ok"])).is_err() && organizations(json!(["x".repeat(129)])).is_err());
+        assert!(organizations(json!([])).is_ok(), "restricted to none at all");
+        assert!(permissions(json!([]), &example()).is_ok_and(|set| set.is_empty()));
+    }
+
+    #[test]
+    fn addresses_are_ranges_or_single_ones() {
+        let nets = networks(json!(["10.0.0.0/8", "192.0.2.7", "fd00::/8", "192.0.2.7/32"])).unwrap();
+        let texts: Vec<String> = nets.iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["10.0.0.0/8", "192.0.2.7/32", "fd00::/8"]);
+        for bad in [json!(["10.0.0.1/8"]), json!(["10.0.0.0/33"]), json!(["localhost"]), json!([""]), json!([]), json!("10.0.0.0/8")] {
+            assert!(networks(bad.clone()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn spans_have_a_unit_and_an_end() {
+        let good = [("0s", 0), ("90s", 90), ("15m", 900), ("24h", 86_400), ("90d", 7_776_000), ("36600d", 36_600 * 86_400)];
+        for (text, seconds) in good {
+            assert_eq!(parse_span(text), Some(Duration::from_secs(seconds)), "{text}");
+        }
+        for bad in ["", "d", "90", "-1d", "+1d", "1.5h", "1 d", "36601d", "99999999999999999999d", "1w", "é"] {
+            assert_eq!(parse_span(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        assert!(timestamp(json!("2027-01-31T00:00:00+01:00")).is_ok());
+        for bad in [json!("2027-01-31"), json!("tomorrow"), json!(1_800_000_000), json!("")] {
+            assert!(timestamp(bad.clone()).is_err(), "{bad}");
+        }
+        assert!(environment(json!("Prod")).is_err() && environment(json!("staging")).is_ok());
+    }
+}

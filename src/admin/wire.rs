@@ -1,0 +1,265 @@
+//! The JSON of the admin API, as the CLI reads it. Other types than the domain's, because they change for other reasons:
+//! a field here is a promise to clients. Times are RFC 3339 in UTC, or null.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::catalogue::Catalogue;
+use super::usage::KeyUse;
+use crate::model::{Key, Machine, OldValue, Organizations, PermissionSet, Timestamp};
+
+/// A page of a list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct List<T> {
+    pub data: Vec<T>,
+    /// Opaque; hand it back as `cursor` for the next page. `null` on the last one.
+    pub next_cursor: Option<String>,
+}
+
+impl<T> List<T> {
+    /// A list that is never long enough for pages.
+    pub fn whole(data: Vec<T>) -> List<T> {
+        List { data, next_cursor: None }
+    }
+}
+
+/// One thing that is not valid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldError {
+    /// RFC 6901 into the request's body; empty for the whole of it; `?name` for a query parameter.
+    pub pointer: String,
+    pub message: String,
+}
+
+/// RFC 9457's problem document with octroi's members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemBody {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub title: String,
+    pub status: u16,
+    pub detail: String,
+    pub code: String,
+    pub request_id: String,
+    /// With the code `invalid`: everything that is not valid, at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MachineView {
+    pub id: String,
+    pub name: String,
+    pub description: String,
+    pub contact: String,
+    pub permissions: Vec<String>,
+    /// `null` = not restricted.
+    pub organizations: Option<Vec<String>>,
+    /// `null` = follows the settings' default tier.
+    pub tier: Option<String>,
+    pub third_party: bool,
+    pub enabled: bool,
+    pub created_at: String,
+}
+
+impl From<&Machine> for MachineView {
+    fn from(machine: &Machine) -> MachineView {
+        MachineView {
+            id: machine.id.to_string(),
+            name: machine.name.clone(),
+            description: machine.description.clone(),
+            contact: machine.contact.clone(),
+            permissions: names(&machine.permissions),
+            organizations: machine.organizations.as_ref().map(ids),
+            tier: machine.tier.as_ref().map(ToString::to_string),
+            third_party: machine.third_party,
+            enabled: machine.enabled,
+            created_at: machine.created_at.to_string(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeyView {
+    pub id: String,
+    pub machine_id: String,
+    pub machine_name: String,
+    pub label: String,
+    pub description: String,
+    pub environment: String,
+    /// The value's beginning and its last four characters.
+    pub hint: String,
+    /// `null` = the machine's.
+    pub permissions: Option<Vec<String>>,
+    /// Machine ∩ key, `admin` expanded.
+    pub effective_permissions: Vec<String>,
+    pub organizations: Option<Vec<String>>,
+    /// `null` = counted together with the machine's other keys.
+    pub tier: Option<String>,
+    /// CIDRs; `null` = from anywhere.
+    pub allowed_ips: Option<Vec<String>>,
+    pub expires_at: Option<String>,
+    /// `revoked`, `inactive`, `expired` or `active`, as of now.
+    pub status: String,
+    pub created_at: String,
+    pub created_by: String,
+    /// The last call that was let in.
+    pub last_used_at: Option<String>,
+    pub last_used_ip: Option<String>,
+    pub last_refused_at: Option<String>,
+    pub exposed_at: Option<String>,
+    /// Values that a regeneration replaced, newest first.
+    pub old_values: Vec<OldValueView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OldValueView {
+    pub hint: String,
+    pub replaced_at: String,
+    /// Equal to `replaced_at` when it died at once.
+    pub counts_until: String,
+}
+
+impl From<&OldValue> for OldValueView {
+    fn from(old: &OldValue) -> OldValueView {
+        OldValueView { hint: old.hint.clone(), replaced_at: old.replaced_at.to_string(), counts_until: old.counts_until.to_string() }
+    }
+}
+
+impl KeyView {
+    /// `machine` is `None` where it cannot be read; the key then shows no name and no effective permissions.
+    pub fn of(key: &Key, machine: Option<&Machine>, used: &KeyUse, catalogue: &Catalogue, now: Timestamp) -> KeyView {
+        let effective = |machine: &Machine| machine.permissions.intersect(key.permissions.as_ref(), catalogue.permission_names());
+        KeyView {
+            id: key.id.to_string(),
+            machine_id: key.machine.to_string(),
+            machine_name: machine.map(|machine| machine.name.clone()).unwrap_or_default(),
+            label: key.label.clone(),
+            description: key.description.clone(),
+            environment: key.environment.to_string(),
+            hint: key.hint.clone(),
+            permissions: key.permissions.as_ref().map(names),
+            effective_permissions: machine.map(|machine| names(&effective(machine))).unwrap_or_default(),
+            organizations: key.organizations.as_ref().map(ids),
+            tier: key.tier.as_ref().map(ToString::to_string),
+            allowed_ips: key.allowed_ips.as_ref().map(|nets| nets.iter().map(ToString::to_string).collect()),
+            expires_at: text(key.expires_at),
+            status: key.status(now).as_str().to_owned(),
+            created_at: key.created_at.to_string(),
+            created_by: key.created_by.clone(),
+            last_used_at: text(used.last_used_at),
+            last_used_ip: used.last_used_ip.map(|ip| ip.to_string()),
+            last_refused_at: text(used.last_refused_at),
+            exposed_at: None,
+            old_values: key.old_values.iter().map(OldValueView::from).collect(),
+        }
+    }
+}
+
+/// The answer to a change of a key: the key and what its maker should think about. It may hold a value, so it can be
+/// neither printed nor cloned by accident.
+#[derive(Serialize, Deserialize)]
+pub struct KeyChanged {
+    #[serde(flatten)]
+    pub key: KeyView,
+    /// The new value, where one was made; it is shown this once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    pub warnings: Vec<Warning>,
+}
+
+/// Something that was accepted and is probably not what was meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// `label_vague`, `permission_not_held` or `expires_in_past`.
+    pub code: String,
+    pub pointer: String,
+    pub message: String,
+}
+
+/// What is known of one key's use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UsageView {
+    pub key_id: String,
+    pub last_used_at: Option<String>,
+    pub last_used_ip: Option<String>,
+    pub last_refused_at: Option<String>,
+    pub calls: CallsView,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CallsView {
+    pub total: u64,
+    /// By `ok`, `client_closed` or the refusal's code; only what occurred.
+    pub by_verdict: BTreeMap<String, u64>,
+}
+
+impl UsageView {
+    pub fn of(key_id: String, used: &KeyUse) -> UsageView {
+        let mut by_verdict = BTreeMap::new();
+        for (verdict, count) in used.calls.iter().filter(|(_, count)| *count > 0) {
+            *by_verdict.entry(verdict.as_str().to_owned()).or_default() += count;
+        }
+        UsageView {
+            key_id,
+            last_used_at: text(used.last_used_at),
+            last_used_ip: used.last_used_ip.map(|ip| ip.to_string()),
+            last_refused_at: text(used.last_refused_at),
+            calls: CallsView { total: by_verdict.values().sum(), by_verdict },
+        }
+    }
+}
+
+/// What the CLI shows of a line of the journal; the line holds more.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct JournalLine {
+    pub seq: u64,
+    pub time: String,
+    pub actor: String,
+    pub address: Option<String>,
+    pub reason: Option<String>,
+    /// `key.revoked` and the like.
+    pub what: String,
+    /// The id of the machine or key that the change is about.
+    pub subject: String,
+}
+
+fn names(set: &PermissionSet) -> Vec<String> {
+    set.names().map(str::to_owned).collect()
+}
+
+fn ids(organizations: &Organizations) -> Vec<String> {
+    organizations.ids().map(str::to_owned).collect()
+}
+
+fn text(at: Option<Timestamp>) -> Option<String> {
+    at.map(|at| at.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::refusal::Code;
+    use crate::model::{KeyId, Verdict};
+
+    #[test]
+    fn usage_shows_only_verdicts_that_occurred_and_their_sum() {
+        let calls = vec![(Verdict::Ok, 3), (Verdict::ClientClosed, 0), (Verdict::Refused(Code::RateLimited), 2)];
+        let view = UsageView::of(KeyId::from_u128(1).to_string(), &KeyUse { calls, ..KeyUse::default() });
+        let json = serde_json::to_value(&view.calls).unwrap();
+        assert_eq!(json, serde_json::json!({"total": 5, "by_verdict": {"ok": 3, "rate_limited": 2}}));
+    }
+
+    #[test]
+    fn an_answer_without_a_new_value_has_no_secret() {
+        let json = r#"{"id":"k","machine_id":"m","machine_name":"n","label":"l","description":"","environment":"prod","hint":"h",
+            "permissions":null,"effective_permissions":[],"organizations":null,"tier":null,"allowed_ips":null,"expires_at":null,
+            "status":"active","created_at":"c","created_by":"b","last_used_at":null,"last_used_ip":null,"last_refused_at":null,
+            "exposed_at":null,"old_values":[],"warnings":[]}"#;
+        let changed: KeyChanged = serde_json::from_str(json).unwrap();
+        let again = serde_json::to_value(&changed).unwrap();
+        assert!(changed.secret.is_none() && again.get("secret").is_none());
+        assert_eq!(again, serde_json::from_str::<serde_json::Value>(json).unwrap());
+    }
+}
