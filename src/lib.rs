@@ -1,6 +1,8 @@
 //! octroi: a reverse proxy that lets in only requests with a valid API key.
 
 pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod gate;

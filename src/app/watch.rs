@@ -1,0 +1,48 @@
+//! Numbers that other rooms keep, shown at each scrape.
+
+use crate::registry::Registry;
+use crate::server::{Counter, Server, Stats};
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::metrics::{Metrics, MetricsError};
+
+/// Has `metrics` read them.
+pub fn watch(metrics: &Metrics, server: &Server, registry: &Registry, access: Option<&AccessLog>) -> Result<(), MetricsError> {
+    let stats = server.stats();
+    metrics.gauge("octroi_connections", "Connections open at the public listeners.", {
+        let stats = stats.clone();
+        move || stats.open.get() as f64
+    })?;
+    type Read = fn(&Stats) -> &Counter;
+    let counters: [(&str, &str, Read); 4] = [
+        ("octroi_connections_accepted_total", "Connections that were let in.", |s| &s.accepted),
+        ("octroi_connections_refused_total", "Connections turned away because the gateway had its most.", |s| &s.over_cap),
+        ("octroi_anomalies_total", "Requests refused for their framing.", |s| &s.anomalies),
+        ("octroi_panics_total", "Connections ended by a failure of the gateway's own.", |s| &s.panics),
+    ];
+    for (name, help, read) in counters {
+        let stats = stats.clone();
+        metrics.counter(name, help, &[], move || read(&stats).get() as f64)?;
+    }
+    let timeouts: [(&str, Read); 5] = [
+        ("first_byte", |s| &s.first_byte_timeouts),
+        ("head", |s| &s.head_timeouts),
+        ("idle", |s| &s.idle_timeouts),
+        ("body", |s| &s.body_timeouts),
+        ("write", |s| &s.write_timeouts),
+    ];
+    for (kind, read) in timeouts {
+        let stats = stats.clone();
+        metrics.counter("octroi_timeouts_total", "Connections that ran into a bound, by the bound.", &[("kind", kind)], move || {
+            read(&stats).get() as f64
+        })?;
+    }
+    let machines = registry.counts_reader();
+    metrics.gauge("octroi_machines", "Machines that exist.", move || machines().0 as f64)?;
+    let values = registry.counts_reader();
+    metrics.gauge("octroi_key_values", "Key values that are known, replaced ones included.", move || values().1 as f64)?;
+    if let Some(access) = access.cloned() {
+        metrics
+            .counter("octroi_access_log_dropped_total", "Lines the access log had no room for.", &[], move || access.dropped() as f64)?;
+    }
+    Ok(())
+}

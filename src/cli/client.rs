@@ -1,0 +1,238 @@
+//! Speaks to the gateway: one request, one connection, one answer.
+
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::failure::Failure;
+use crate::admin::wire::{List, ProblemBody};
+
+/// A gateway that has not answered by then counts as not reachable.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest answer that is read, in bytes: a page of 500 keys is far below.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// Where the admin API is spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Socket(PathBuf),
+    /// `host:port`.
+    Tcp(String),
+}
+
+/// One gateway.
+#[derive(Debug)]
+pub struct Client {
+    address: Address,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// Status and JSON body of an answer; `Null` where there was none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    pub status: u16,
+    pub body: Value,
+}
+
+impl Client {
+    pub fn new(address: Address) -> Result<Client, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        Ok(Client { address, runtime: runtime.map_err(|error| Failure::Refused(format!("cannot start: {error}")))? })
+    }
+
+    pub fn get(&self, target: &str) -> Result<Value, Failure> {
+        self.ask("GET", target, None)
+    }
+
+    /// What the gateway answers when it does as asked; a problem is a failure.
+    pub fn ask(&self, method: &str, target: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        let answer = self.send(method, target, body)?;
+        if (200..300).contains(&answer.status) { Ok(answer.body) } else { Err(refusal(answer)) }
+    }
+
+    /// Like [`Client::ask`], for a known shape.
+    pub fn read<T: DeserializeOwned>(&self, target: &str) -> Result<T, Failure> {
+        understand(self.get(target)?)
+    }
+
+    /// Every page of a list, up to `most` entries. `query` begins with `?` or is empty.
+    pub fn all(&self, path: &str, query: &str, most: usize) -> Result<Vec<Value>, Failure> {
+        let mut entries = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let limit = (most - entries.len()).min(500);
+            let join = if query.is_empty() { '?' } else { '&' };
+            let after = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
+            let page: List<Value> = self.read(&format!("{path}{query}{join}limit={limit}{after}"))?;
+            entries.extend(page.data);
+            cursor = page.next_cursor;
+            if cursor.is_none() || entries.len() >= most {
+                return Ok(entries);
+            }
+        }
+    }
+
+    /// Any answer at all, whatever its status.
+    pub fn send(&self, method: &str, target: &str, body: Option<&Value>) -> Result<Answer, Failure> {
+        let request = request(method, target, body)?;
+        let exchange = async {
+            match &self.address {
+                Address::Socket(path) => exchange(UnixStream::connect(path).await.map_err(|e| self.unreachable(&e))?, request).await,
+                Address::Tcp(to) => exchange(TcpStream::connect(to).await.map_err(|e| self.unreachable(&e))?, request).await,
+            }
+            .map_err(|error| self.silent(&*error))
+        };
+        let late = || Failure::Unreachable(format!("{} did not answer within {} s", self.place(), PATIENCE.as_secs()));
+        let answered = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, exchange).await });
+        let (status, bytes) = answered.unwrap_or_else(|_| Err(late()))?;
+        let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).map_err(|_| self.babble(status))? };
+        Ok(Answer { status, body })
+    }
+
+    fn place(&self) -> String {
+        match &self.address {
+            Address::Socket(path) => format!("the gateway on {}", path.display()),
+            Address::Tcp(to) => format!("the gateway on {to}"),
+        }
+    }
+
+    fn unreachable(&self, error: &io::Error) -> Failure {
+        let remedy = match (error.kind(), &self.address) {
+            (ErrorKind::PermissionDenied, _) => "run this as root or as the user that the gateway runs as",
+            (_, Address::Socket(_)) => "is it running? octroi serve starts it; --socket or --config name another one",
+            (_, Address::Tcp(_)) => "is it running, and is this its admin listener?",
+        };
+        Failure::Unreachable(format!("{} cannot be reached: {error}; {remedy}", self.place()))
+    }
+
+    fn silent(&self, error: &(dyn std::error::Error + Send + Sync)) -> Failure {
+        let who = match self.address {
+            Address::Socket(_) => "; only root and the user that it runs as are answered",
+            Address::Tcp(_) => "",
+        };
+        Failure::Unreachable(format!("{} ended the exchange without an answer ({error}){who}", self.place()))
+    }
+
+    fn babble(&self, status: u16) -> Failure {
+        Failure::Unreachable(format!("{} answered {status} with something else than JSON: is it octroi's admin listener?", self.place()))
+    }
+}
+
+fn request(method: &str, target: &str, body: Option<&Value>) -> Result<http::Request<Full<Bytes>>, Failure> {
+    let mut request = http::Request::builder().method(method).uri(target).header(http::header::HOST, "localhost");
+    if body.is_some() {
+        request = request.header(http::header::CONTENT_TYPE, "application/json");
+    }
+    let bytes = body.map(Value::to_string).unwrap_or_default();
+    request.body(Full::from(bytes)).map_err(|error| Failure::Refused(format!("cannot ask for {target}: {error}")))
+}
+
+type Broken = Box<dyn std::error::Error + Send + Sync>;
+
+async fn exchange<S>(stream: S, request: http::Request<Full<Bytes>>) -> Result<(u16, Bytes), Broken>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let answer = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await?.to_bytes();
+        Ok::<_, Broken>((status, body))
+    };
+    let mut answer = std::pin::pin!(answer);
+    tokio::select! {
+        answered = &mut answer => answered,
+        // The gateway closed: what it had sent is read to its end, and its absence is the error.
+        _ = connection => answer.await,
+    }
+}
+
+fn refusal(answer: Answer) -> Failure {
+    match ProblemBody::deserialize(&answer.body) {
+        Ok(problem) => Failure::from_problem(&problem),
+        Err(_) => Failure::Refused(format!("the gateway answered {}: {}", answer.status, answer.body)),
+    }
+}
+
+/// Reads an answer as what this version of the command knows.
+pub fn understand<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
+    serde_json::from_value(value)
+        .map_err(|error| Failure::Refused(format!("the gateway's answer cannot be read ({error}): do its version and this one differ?")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+
+    use super::*;
+    use serde_json::json;
+
+    /// Answers each connection with the next text, and hands back the requests' first lines.
+    fn gateway(answers: &'static [&'static str]) -> (Client, std::thread::JoinHandle<Vec<String>>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap().to_string());
+        let thread = std::thread::spawn(move || {
+            let serve = |answer: &&str| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let (mut first, mut length) = (String::new(), 0);
+                reader.read_line(&mut first).unwrap();
+                for line in reader.by_ref().lines().map(Result::unwrap).take_while(|line| !line.is_empty()) {
+                    length = line.to_lowercase().strip_prefix("content-length: ").map_or(length, |n| n.parse().unwrap());
+                }
+                let mut body = vec![0; length];
+                reader.read_exact(&mut body).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+                format!("{} {}", first.trim_end(), String::from_utf8(body).unwrap())
+            };
+            answers.iter().map(serve).collect()
+        });
+        (Client::new(address).unwrap(), thread)
+    }
+
+    #[test]
+    fn every_page_of_a_list_is_fetched() {
+        let (client, seen) = gateway(&[
+            "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{\"data\":[1,2],\"next_cursor\":\"c2\"}",
+            "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{\"data\":[3],\"next_cursor\":null}",
+        ]);
+        assert_eq!(client.all("/v1/keys", "?status=active", 600).unwrap(), [json!(1), json!(2), json!(3)]);
+        let lines = seen.join().unwrap();
+        assert_eq!(lines[0].trim_end(), "GET /v1/keys?status=active&limit=500 HTTP/1.1");
+        assert_eq!(lines[1].trim_end(), "GET /v1/keys?status=active&limit=500&cursor=c2 HTTP/1.1");
+    }
+
+    #[test]
+    fn a_problem_is_a_refusal_and_silence_is_unreachable() {
+        let (client, seen) = gateway(&[
+            "HTTP/1.1 409 Conflict\r\nConnection: close\r\n\r\n{\"type\":\"urn:octroi:conflict\",\"title\":\"t\",\"status\":409,\"detail\":\"taken\",\"code\":\"conflict\",\"request_id\":\"r\"}",
+            "HTTP/1.1 204 No Content\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n<html",
+            "",
+        ]);
+        let body = json!({"name": "a"});
+        assert_eq!(client.ask("POST", "/v1/machines", Some(&body)), Err(Failure::Refused("taken".into())));
+        assert_eq!(client.ask("DELETE", "/v1/keys/k", None), Ok(Value::Null));
+        assert!(matches!(client.get("/"), Err(Failure::Unreachable(text)) if text.contains("something else than JSON")));
+        assert!(matches!(client.get("/"), Err(Failure::Unreachable(text)) if text.contains("without an answer")));
+        assert!(seen.join().unwrap()[0].ends_with("{\"name\":\"a\"}"));
+    }
+
+    #[test]
+    fn nobody_there_is_unreachable_and_says_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let client = Client::new(Address::Socket(folder.path().join("admin.sock"))).unwrap();
+        assert!(matches!(client.get("/"), Err(Failure::Unreachable(text)) if text.contains("octroi serve")));
+    }
+}

@@ -1,0 +1,132 @@
+//! Keys as people read them.
+
+use super::super::output::{Table, card, listed};
+use super::super::when::relative;
+use crate::admin::wire::{KeyView, OldValueView};
+use crate::model::Timestamp;
+
+pub fn table(keys: &[KeyView], now: Timestamp) -> String {
+    let mut table = Table::new(&["ID", "MACHINE", "LABEL", "ENV", "STATUS", "EXPIRES", "LAST USED"]);
+    for key in keys {
+        table.row([
+            key.id.clone(),
+            key.machine_name.clone(),
+            key.label.clone(),
+            key.environment.clone(),
+            key.status.clone(),
+            relative(key.expires_at.as_deref(), "never", now),
+            relative(key.last_used_at.as_deref(), "never", now),
+        ]);
+    }
+    table.or("no keys")
+}
+
+pub fn details(key: &KeyView, now: Timestamp) -> String {
+    let old = |old: &OldValueView| ("Old value", replaced(old, key.status == "active", now));
+    let mut lines = vec![
+        ("Id", key.id.clone()),
+        ("Machine", format!("{} ({})", key.machine_name, key.machine_id)),
+        ("Label", key.label.clone()),
+        ("Description", key.description.clone()),
+        ("Environment", key.environment.clone()),
+        ("Value", key.hint.clone()),
+        ("Status", key.status.clone()),
+        ("Permissions", permissions(key)),
+        ("Organizations", listed(key.organizations.as_deref(), "the machine's", "none at all")),
+        ("Tier", key.tier.clone().unwrap_or_else(|| "the machine's, counted together with its other keys".to_owned())),
+        ("Addresses", listed(key.allowed_ips.as_deref(), "any", "none at all")),
+        ("Expires", with_date(key.expires_at.as_deref(), now)),
+        ("Made", format!("{} by {}", with_date(Some(&key.created_at), now), key.created_by)),
+        ("Last used", last_used(key, now)),
+        ("Last refused", with_date(key.last_refused_at.as_deref(), now)),
+    ];
+    lines.extend(key.old_values.iter().map(old));
+    card(&lines)
+}
+
+/// A key with its value, on a line of its own so that it can be copied whole.
+pub fn revealed(key: &KeyView, secret: &str, now: Timestamp) -> String {
+    format!("{}\n{secret}\n\nThis value is shown only this once: keep it now, where its machine will find it.\n", details(key, now))
+}
+
+fn permissions(key: &KeyView) -> String {
+    let effective = listed(Some(&key.effective_permissions), "", "none");
+    match &key.permissions {
+        None => format!("{effective} (the machine's)"),
+        Some(own) if *own == key.effective_permissions => effective,
+        Some(own) => format!("{effective} (the key names {}; what the machine holds as well counts)", listed(Some(own), "", "none")),
+    }
+}
+
+fn with_date(at: Option<&str>, now: Timestamp) -> String {
+    match at {
+        Some(date) => format!("{} ({date})", relative(at, "", now)),
+        None => "never".to_owned(),
+    }
+}
+
+fn last_used(key: &KeyView, now: Timestamp) -> String {
+    let from = key.last_used_ip.as_ref().map(|ip| format!(" from {ip}")).unwrap_or_default();
+    with_date(key.last_used_at.as_deref(), now) + &from
+}
+
+/// `admitted`: whether the key itself is let in; if it is not, its old values are not either.
+fn replaced(old: &OldValueView, admitted: bool, now: Timestamp) -> String {
+    let counts = admitted && Timestamp::parse(&old.counts_until).is_some_and(|until| until > now);
+    let end = if counts { format!(", counts until {}", old.counts_until) } else { String::new() };
+    format!("{}, replaced {}{end}", old.hint, relative(Some(&old.replaced_at), "", now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn key() -> KeyView {
+        serde_json::from_value(json!({
+            "id": "key_1", "machine_id": "mac_1", "machine_name": "Facturation", "label": "Production - Facturation", "description": "",
+            "environment": "prod", "hint": "pk_prod_…x7Qa", "permissions": ["a", "b"], "effective_permissions": ["a"],
+            "organizations": null, "tier": null, "allowed_ips": null, "expires_at": "2027-01-27T08:00:00.000Z", "status": "active",
+            "created_at": "2027-01-15T07:00:00.000Z", "created_by": "socket:root", "last_used_at": "2027-01-15T07:57:00.000Z",
+            "last_used_ip": "192.0.2.7", "last_refused_at": null, "exposed_at": null,
+            "old_values": [
+                {"hint": "pk_prod_…aaaa", "replaced_at": "2027-01-15T07:59:00.000Z", "counts_until": "2027-01-16T07:59:00.000Z"},
+                {"hint": "pk_prod_…bbbb", "replaced_at": "2027-01-15T07:58:00.000Z", "counts_until": "2027-01-15T07:58:00.000Z"},
+            ],
+        }))
+        .unwrap()
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::parse("2027-01-15T08:00:00Z").unwrap()
+    }
+
+    #[test]
+    fn keys_are_shown_in_words() {
+        let expected = "ID     MACHINE      LABEL                     ENV   STATUS  EXPIRES     LAST USED\n\
+                        key_1  Facturation  Production - Facturation  prod  active  in 12 days  3 min ago\n";
+        assert_eq!(table(&[key()], now()), expected);
+        let text = details(&key(), now());
+        for line in [
+            "Permissions    a (the key names a, b; what the machine holds as well counts)\n",
+            "Last used      3 min ago (2027-01-15T07:57:00.000Z) from 192.0.2.7\n",
+            "Last refused   never\n",
+            "Old value      pk_prod_…aaaa, replaced 1 min ago, counts until 2027-01-16T07:59:00.000Z\n",
+            "Old value      pk_prod_…bbbb, replaced 2 min ago\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
+    }
+
+    #[test]
+    fn the_old_value_of_a_key_that_is_refused_is_not_said_to_count() {
+        let text = details(&KeyView { status: "revoked".into(), ..key() }, now());
+        assert!(text.contains("pk_prod_…aaaa, replaced 1 min ago\n"), "{text}");
+    }
+
+    #[test]
+    fn a_value_stands_on_a_line_of_its_own_and_is_said_to_be_shown_once() {
+        let text = revealed(&key(), "pk_prod_0", now());
+        assert!(text.lines().any(|line| line == "pk_prod_0") && text.contains("only this once"), "{text}");
+    }
+}

@@ -1,0 +1,94 @@
+//! Machines and keys by id or, where there is only one of that name or label, by it.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use super::client::Client;
+use super::failure::Failure;
+use super::output::tame;
+use super::request::query;
+use crate::admin::wire::{KeyView, List, MachineView};
+use crate::model::secret::{has_shape, masked};
+use crate::model::{KeyId, MachineId};
+
+/// How many others are listed when nothing has the name.
+const SUGGESTIONS: usize = 5;
+
+/// The machine with that id or name.
+pub fn machine(client: &Client, text: &str) -> Result<MachineView, Failure> {
+    if text.parse::<MachineId>().is_ok() {
+        return client.read(&format!("/v1/machines/{text}"));
+    }
+    let found: List<MachineView> = client.read(&format!("/v1/machines{}", query(&[("name", Some(text))])))?;
+    match found.data.into_iter().next() {
+        Some(machine) => Ok(machine),
+        None => Err(no_machine(client, text)),
+    }
+}
+
+fn no_machine(client: &Client, text: &str) -> Failure {
+    let similar = client.read::<List<MachineView>>(&format!("/v1/machines{}", query(&[("search", Some(text)), ("limit", Some("5"))])));
+    let similar = similar.map(|list| list.data.into_iter().map(|machine| (machine.id, machine.name)).collect());
+    Failure::Refused(nothing("machine", "name", text, similar.unwrap_or_default()))
+}
+
+/// The key with that id or label.
+pub fn key(client: &Client, text: &str) -> Result<KeyView, Failure> {
+    if text.parse::<KeyId>().is_ok() {
+        return client.read(&format!("/v1/keys/{text}"));
+    }
+    let found: List<KeyView> = client.read(&format!("/v1/keys{}", query(&[("label", Some(text)), ("limit", Some("500"))])))?;
+    match <[KeyView; 1]>::try_from(found.data) {
+        Ok([key]) => Ok(key),
+        Err(none) if none.is_empty() => Err(no_key(client, text)),
+        Err(several) => Err(Failure::Refused(ambiguous(text, &several))),
+    }
+}
+
+fn no_key(client: &Client, text: &str) -> Failure {
+    // A value is found by what lists show of it.
+    let end = text.char_indices().rev().nth(3).map_or(0, |(at, _)| at);
+    let search = if has_shape(text.as_bytes()) { &text[end..] } else { text };
+    let similar = client.read::<List<KeyView>>(&format!("/v1/keys{}", query(&[("search", Some(search)), ("limit", Some("5"))])));
+    let similar = similar.map(|list| list.data.into_iter().map(|key| (key.id, key.label)).collect());
+    Failure::Refused(nothing("key", "label", text, similar.unwrap_or_default()))
+}
+
+fn nothing(kind: &str, called: &str, text: &str, similar: Vec<(String, String)>) -> String {
+    let mut message = match masked(text.as_bytes()) {
+        Cow::Borrowed(_) => format!("no {kind} has the id or {called} {text:?}"),
+        Cow::Owned(_) => format!("that is the value of a key, which no command takes: name the {kind} by id or {called}"),
+    };
+    for (index, (id, name)) in similar.iter().take(SUGGESTIONS).enumerate() {
+        let intro = if index == 0 { "; similar:" } else { "" };
+        // Writing to a String cannot fail.
+        let _ = write!(message, "{intro}\n  {id}  {}", tame(name));
+    }
+    message
+}
+
+fn ambiguous(text: &str, keys: &[KeyView]) -> String {
+    let mut message = format!("{} keys have the label {text:?}; name one by its id:", keys.len());
+    for key in keys {
+        let _ = write!(message, "\n  {}  {}, {}, of {:?}", key.id, key.environment, key.status, key.machine_name);
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_found_is_answered_with_what_is_similar() {
+        assert_eq!(nothing("key", "label", "bil", Vec::new()), "no key has the id or label \"bil\"");
+        // A value with a right checksum.
+        let value = "pk_prod_vC3L7ESxxpuJNWlD7LukzfZWdAyVtN1eypHk";
+        let similar = vec![("key_1".to_owned(), "Billing".to_owned())];
+        let message = nothing("key", "label", value, similar);
+        assert_eq!(message, "that is the value of a key, which no command takes: name the key by id or label; similar:\n  key_1  Billing");
+        let similar = vec![("key_1".to_owned(), "Billing".to_owned()), ("key_2".to_owned(), "Billing\u{1b}2".to_owned())];
+        let message = nothing("key", "label", "bil", similar);
+        assert_eq!(message, "no key has the id or label \"bil\"; similar:\n  key_1  Billing\n  key_2  Billing 2");
+    }
+}
