@@ -1,4 +1,62 @@
 //! octroi: a reverse proxy that lets in only requests with a valid API key.
+//!
+//! This page is the map. A request meets the rooms in this order:
+//!
+//! ```text
+//! accept ──→ find ─→ take ─→ identify ─→ permit ─→ charge ──→ send ──→ record
+//! server     └──────────────── gate ───────────────────┘      proxy    telemetry, usage
+//!                      registry          limits
+//! ```
+//!
+//! and a change of a machine or key goes the other way: `cli → admin → registry → store`, and back into the registry's
+//! memory before anybody is answered.
+//!
+//! | room | what it is | may use | must not know |
+//! |---|---|---|---|
+//! | [`model`] | pure values and rules | `http`'s names, hashes, dates | every other room, tokio, hyper, sled, serde |
+//! | [`clock`] | the only reader of time | model | |
+//! | [`config`] | YAML → [`config::Settings`], or all findings with positions | model, clock | store, telemetry, hyper |
+//! | [`store`] | journal and its sled mirror | model, clock | config, telemetry, hyper |
+//! | [`telemetry`] | metrics, access log, own log | model, clock | config, store, hyper |
+//! | [`limits`] | how much: windows, quotas, the brake on guessing | model, clock, telemetry | hyper, config, registry, usage |
+//! | [`registry`] | who: hash → key and machine; the one way to change them | model, clock, store, telemetry, a bucket of limits | hyper, config, usage |
+//! | [`usage`] | what happened, kept over restarts | model, clock, telemetry | hyper, config, registry, limits |
+//! | [`gate`] | the decision | model, clock, config, registry, limits | sockets, store, admin, proxy |
+//! | [`server`] | sockets, workers, framing guard, deadlines, drain | model, clock | every plane, registry |
+//! | [`proxy`] | the data plane | model, clock, config, gate, registry, limits (what was charged), server, usage, telemetry | admin, store |
+//! | [`admin`] | the admin plane | model, clock, config, gate, registry, limits, usage, telemetry, store (queries) | proxy |
+//! | [`cli`] | commands | the admin plane's wire types, config, model, clock, app | the rest |
+//! | [`app`] | wires everything, runs, drains | everything | |
+//!
+//! A test (`tests/it/rooms.rs`) keeps the table true.
+//!
+//! # Where do I change …
+//!
+//! | … | here |
+//! |---|---|
+//! | what a refusal is called, its status and title | `model/refusal.rs`; its words: `proxy/answer.rs` |
+//! | in which order a call is judged | `gate.rs`: [`gate::Gate::admit`] |
+//! | where a key may stand in a request | `gate/credential.rs` |
+//! | which spellings of a path are refused | `gate/target.rs` |
+//! | which bytes on the wire are refused | `server/wire/` |
+//! | what the upstream is told | `proxy/headers.rs` |
+//! | when a call is tried again | `proxy/forward.rs` |
+//! | what a change does to a key | `model/key.rs`; who may meet whom in one sync: `registry/writer.rs` |
+//! | what stands in the journal | `store/draft.rs`, `store/line.rs`, `store/records.rs` |
+//! | a setting | `config/settings.rs`, the reader beside it, `config/octroi.yaml`, `docs/settings.md` |
+//! | a metric | `telemetry/metrics.rs`, or `app/watch.rs` for numbers that other rooms keep |
+//! | a field of the access log | `telemetry/access/line.rs` |
+//! | an endpoint | `admin.rs`; a command: `cli.rs` |
+//!
+//! # What always holds
+//!
+//! - Only [`gate::Gate::admit`] makes a [`gate::Admitted`], and sending a call on demands one.
+//! - A credential leaves the request where it is read; nothing after that can log or forward it. Values are never stored.
+//! - A change is answered after it is durable and after memory has it: the very next request is judged by it.
+//! - Every call is recorded exactly once, when its [exchange](proxy) is dropped, whatever its end.
+//! - Nothing blocks a worker: disks and changes have threads of their own.
+//! - Everything that can grow has a bound with a name.
+//! - When something fails inside, the call is refused.
 
 pub mod admin;
 pub mod app;
