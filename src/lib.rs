@@ -54,7 +54,8 @@
 //! - A credential leaves the request where it is read; nothing after that can log or forward it. Values are never stored.
 //! - A change is answered after it is durable and after memory has it: the very next request is judged by it.
 //! - Every call is recorded exactly once, when its [exchange](proxy) is dropped, whatever its end.
-//! - Nothing blocks a worker: disks and changes have threads of their own.
+//! - Nothing blocks a worker: disks and changes have threads of their own. One exception is known: a warning about a failing
+//!   upstream is written to standard error by the worker itself, and waits for whoever reads there.
 //! - Everything that can grow has a bound with a name.
 //! - When something fails inside, the call is refused.
 
