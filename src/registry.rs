@@ -1,4 +1,4 @@
-//! Who may call: hash → key and machine, in memory, and the one way to change it.
+//! Who may call and who may manage: hash → key and machine, hash → operator, in memory, and the one way to change them.
 //!
 //! Reading is a look-up in a [`DashMap`] by the hash's first eight bytes, the rest compared; nothing is cached beyond it,
 //! so what the writer puts there binds the very next request. Writing is [`Registry::commit`]: judged by the rules of
@@ -6,6 +6,7 @@
 
 mod entry;
 mod group;
+mod rules;
 mod writer;
 
 use std::collections::HashMap;
@@ -17,7 +18,7 @@ use parking_lot::Mutex;
 
 use crate::clock::Clock;
 use crate::model::tier::CalendarCounters;
-use crate::model::{BucketOwner, Change, ChangeError, Key, KeyId, Machine, MachineId, Origin, Secret, SecretHash};
+use crate::model::{BucketOwner, Change, ChangeError, Key, KeyId, Machine, MachineId, Operator, OperatorId, Origin, Secret, SecretHash};
 use crate::store::{Record, Seq, Store, StoreError};
 
 pub use entry::{Entry, MachineCell, MachineState, Narrowed};
@@ -28,6 +29,8 @@ use writer::Writer;
 pub struct Committed {
     /// Its place in the journal; `None` when everything already was as asked and nothing was written.
     pub seq: Option<Seq>,
+    /// The last change of what it left, this one or an earlier: what a later [`Registry::commit_at`] may expect.
+    pub revision: Seq,
     pub left: Left,
     /// The new value, where one was made: the only time it exists outside its holder.
     pub secret: Option<Secret>,
@@ -37,6 +40,7 @@ pub struct Committed {
 pub enum Left {
     Machine(Machine),
     Key(Key),
+    Operator(Operator),
     /// Deleted.
     Nothing,
 }
@@ -70,7 +74,18 @@ impl Registry {
     /// Makes a change: stored, then applied, then answered. Once this returns, no call that starts later is judged by the
     /// old state. Dropping the future does not undo the change.
     pub async fn commit(&self, origin: Origin, change: Change) -> Result<Committed, ChangeError> {
-        self.writer.submit(origin, change).await
+        self.writer.submit(origin, change, None).await
+    }
+
+    /// Like [`Registry::commit`], but only if the last change of what it is about is still `revision`: otherwise
+    /// [`ChangeError::Stale`], and nothing is changed.
+    pub async fn commit_at(&self, origin: Origin, change: Change, revision: Seq) -> Result<Committed, ChangeError> {
+        self.writer.submit(origin, change, Some(revision)).await
+    }
+
+    /// The operator whose token has this hash, whatever it is worth now.
+    pub fn operator(&self, hash: &SecretHash) -> Option<Arc<Operator>> {
+        self.known.operators.lock().get(hash).cloned()
     }
 
     /// Visits every bucket that counts calls: each machine's, and each key's that has a tier of its own.
@@ -135,6 +150,8 @@ struct Known {
     names: Mutex<HashMap<String, MachineId>>,
     /// Buckets of keys that have, or once had, a tier of their own. Kept by id so that no edit makes one fresh.
     own_buckets: Mutex<HashMap<KeyId, Arc<crate::limits::Bucket>>>,
+    /// By the hash of their tokens; few, and asked for by the admin plane only.
+    operators: Mutex<HashMap<SecretHash, Arc<Operator>>>,
 }
 
 impl Known {
@@ -144,6 +161,7 @@ impl Known {
             machines: DashMap::new(),
             names: Mutex::default(),
             own_buckets: Mutex::default(),
+            operators: Mutex::default(),
         };
         let mut orphan = None;
         store.scan(&mut |record| match record {
@@ -153,6 +171,7 @@ impl Known {
                     orphan = Some(key.id);
                 }
             }
+            Record::Operator(operator) => known.put_operator(&operator),
         })?;
         match orphan {
             Some(key) => {
@@ -173,6 +192,21 @@ impl Known {
 
     fn is_taken(&self, hash: &SecretHash) -> bool {
         self.entries.contains_key(&hash.short())
+    }
+
+    fn operator_named(&self, name: &str) -> Option<OperatorId> {
+        self.operators.lock().values().find(|operator| operator.name == name).map(|operator| operator.id)
+    }
+
+    /// Puts the operator in, and takes an earlier token of theirs out.
+    fn put_operator(&self, operator: &Operator) {
+        let mut operators = self.operators.lock();
+        operators.retain(|_, known| known.id != operator.id);
+        operators.insert(operator.hash, Arc::new(operator.clone()));
+    }
+
+    fn remove_operator(&self, id: OperatorId) {
+        self.operators.lock().retain(|_, known| known.id != id);
     }
 
     fn named(&self, name: &str) -> Option<MachineId> {

@@ -1,4 +1,4 @@
-//! Where machines and keys are kept for good. A change is made when, and only when, [`Store::commit`] returned: what it
+//! Where machines, keys and operators are kept for good. A change is made when, and only when, [`Store::commit`] returned: what it
 //! acknowledged survives `kill -9` and power loss.
 //!
 //! The embedded store is two things in one folder: an append-only journal, which is the truth and which alone decides
@@ -22,9 +22,10 @@ mod tests;
 
 pub use embedded::Embedded;
 
+use std::fmt;
 use std::net::IpAddr;
 
-use crate::model::{Key, KeyId, Machine, MachineId, Timestamp};
+use crate::model::{Key, KeyId, Machine, MachineId, Operator, OperatorId, Timestamp};
 
 /// The place of a change in the journal, from 1, without gaps.
 pub type Seq = u64;
@@ -36,6 +37,8 @@ pub enum Op {
     PutKey(Box<Key>),
     DeleteMachine(MachineId),
     DeleteKey(KeyId),
+    PutOperator(Box<Operator>),
+    DeleteOperator(OperatorId),
 }
 
 /// What a change is about.
@@ -43,6 +46,17 @@ pub enum Op {
 pub enum Subject {
     Machine(MachineId),
     Key(KeyId),
+    Operator(OperatorId),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Machine(id) => id.fmt(f),
+            Subject::Key(id) => id.fmt(f),
+            Subject::Operator(id) => id.fmt(f),
+        }
+    }
 }
 
 /// A change, judged and ready to be stored. The journal's public part shows who, when, what, and each record before and
@@ -65,6 +79,14 @@ pub struct Entry {
 pub enum Record {
     Machine(Machine),
     Key(Key),
+    Operator(Operator),
+}
+
+/// A stored record, and the last change that made it what it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept<T> {
+    pub seq: Seq,
+    pub record: T,
 }
 
 /// Whether changes can be taken, and if not, why: in words for an operator.
@@ -87,19 +109,22 @@ pub enum StoreError {
     Unusable(String),
 }
 
-/// One kept truth about machines and keys. Shared by the registry's writer (the only caller of `commit`) and by readers of
+/// One kept truth about machines, keys and operators. Shared by the registry's writer (the only caller of `commit`) and by readers of
 /// lists; every method may block on the disk, so none is called on a worker.
 pub trait Store: Send + Sync + 'static {
-    /// Visits every live record, machines first.
+    /// Visits every live record: machines, then keys, then operators.
     fn scan(&self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError>;
 
-    fn machine(&self, id: MachineId) -> Result<Option<Machine>, StoreError>;
-    fn key(&self, id: KeyId) -> Result<Option<Key>, StoreError>;
+    fn machine(&self, id: MachineId) -> Result<Option<Kept<Machine>>, StoreError>;
+    fn key(&self, id: KeyId) -> Result<Option<Kept<Key>>, StoreError>;
+    fn operator(&self, id: OperatorId) -> Result<Option<Kept<Operator>>, StoreError>;
 
     /// At most `limit` machines with ids after `after`, in id order (the order they were made in).
     fn machines(&self, after: Option<MachineId>, limit: usize) -> Result<Vec<Machine>, StoreError>;
     /// At most `limit` keys with ids after `after`, of one machine or of all, in id order.
     fn keys(&self, of: Option<MachineId>, after: Option<KeyId>, limit: usize) -> Result<Vec<Key>, StoreError>;
+    /// At most `limit` operators with ids after `after`, in id order.
+    fn operators(&self, after: Option<OperatorId>, limit: usize) -> Result<Vec<Operator>, StoreError>;
 
     /// Stores a group of changes about different subjects, in order. When it returns `Ok` every one of them is durable; when
     /// it returns `Err` none of them is visible, now or after a restart.

@@ -1,4 +1,4 @@
-//! A change of machines or keys: what was asked, by whom, and why it can be refused.
+//! A change of machines, keys or operators: what was asked, by whom, and why it can be refused.
 //!
 //! There is one way to write: a [`Change`] handed to the registry, which stores it, applies it, then answers.
 
@@ -6,20 +6,22 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::ids::{KeyId, MachineId};
+use super::ids::{KeyId, MachineId, OperatorId};
 use super::key::Environment;
+use super::operator::{Right, Rights};
 use super::permission::{Organizations, PermissionSet};
 use super::tier::TierName;
 use super::time::Timestamp;
 
-/// Who makes a change: `socket:<user>` over the admin socket, `gateway` for the gateway itself, `demo`.
+/// Who makes a change: `operator:<name>`, `socket:<user>` over the admin socket, `gateway` for the gateway itself, `demo`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor(pub String);
 
-/// Where a change comes from: journalled with it.
+/// Where a change comes from: journalled with it, but for the rights, which it is judged by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     pub actor: Actor,
+    pub rights: Rights,
     /// The operator's address; `None` over the socket.
     pub address: Option<std::net::IpAddr>,
     /// At most 500 characters.
@@ -83,6 +85,21 @@ impl KeyEdit {
     }
 }
 
+/// An operator to be made.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NewOperator {
+    pub name: String,
+    pub rights: Rights,
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What to change of an operator; see [`MachineEdit`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OperatorEdit {
+    pub rights: Option<Rights>,
+    pub expires_at: Option<Option<Timestamp>>,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     CreateMachine(NewMachine),
@@ -99,6 +116,13 @@ pub enum Change {
     /// Both values count for the `grace`.
     RegenerateKey(KeyId, Duration),
     DeleteKey(KeyId),
+    CreateOperator(NewOperator),
+    EditOperator(OperatorId, OperatorEdit),
+    EnableOperator(OperatorId),
+    DisableOperator(OperatorId),
+    /// Gives it another token; the one it had ends at once.
+    RegenerateOperator(OperatorId),
+    DeleteOperator(OperatorId),
 }
 
 impl Change {
@@ -117,6 +141,12 @@ impl Change {
             Change::RevokeKey(_) => "key.revoked",
             Change::RegenerateKey(..) => "key.regenerated",
             Change::DeleteKey(_) => "key.deleted",
+            Change::CreateOperator(_) => "operator.created",
+            Change::EditOperator(..) => "operator.edited",
+            Change::EnableOperator(_) => "operator.enabled",
+            Change::DisableOperator(_) => "operator.disabled",
+            Change::RegenerateOperator(_) => "operator.regenerated",
+            Change::DeleteOperator(_) => "operator.deleted",
         }
     }
 }
@@ -128,8 +158,18 @@ pub enum ChangeError {
     NoSuchMachine(MachineId),
     #[error("no key has the id {0}")]
     NoSuchKey(KeyId),
+    #[error("no operator has the id {0}")]
+    NoSuchOperator(OperatorId),
     #[error("another machine, {holder}, is already named \"{name}\"")]
     NameTaken { name: String, holder: MachineId },
+    #[error("another operator, {holder}, is already named \"{name}\"")]
+    OperatorNameTaken { name: String, holder: OperatorId },
+    /// Who asks may not do this: the right they lack, and what it is needed for.
+    #[error("{needed_for} needs the right {right}")]
+    RightMissing { right: Right, needed_for: &'static str },
+    /// Somebody changed it since it was looked at.
+    #[error("{subject} was changed since: look at it again, then decide")]
+    Stale { subject: String },
     #[error("key {0} is revoked, which is final: create another key instead")]
     Revoked(KeyId),
     /// The store cannot take changes now; the gateway goes on judging from memory.

@@ -1,4 +1,4 @@
-//! Names of things that octroi made: `mac_…` and `key_…`.
+//! Names of things that octroi made: `mac_…`, `key_…`, `op_…`.
 //!
 //! The text form follows TypeID 0.3: a type prefix and 128 bits of UUIDv7 (RFC 9562 section 5.7) in Crockford
 //! base32, 26 lower-case characters. They sort by the time they were made, so that a list in id order is a list in
@@ -83,6 +83,11 @@ id!(
     /// Names a key for its whole life, whatever its value.
     KeyId,
     "key"
+);
+id!(
+    /// Names an operator for its whole life.
+    OperatorId,
+    "op"
 );
 
 fn uuid_v7(at: Timestamp, random: u128) -> u128 {

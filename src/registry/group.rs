@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::model::{Change, KeyId, MachineId};
+use crate::model::{Change, KeyId, MachineId, OperatorId};
 
 /// Changes in one sync.
 const GROUP: usize = 64;
@@ -13,9 +13,11 @@ enum Touch {
     Machine(MachineId),
     Key(KeyId),
     Name(String),
+    Operator(OperatorId),
+    OperatorName(String),
 }
 
-/// Takes from the front what can be judged together: at most one change per machine, key or name. Changes of different keys of
+/// Takes from the front what can be judged together: at most one change per machine, key, operator or name. Changes of different keys of
 /// one machine go together; a change of the machine itself does not go with them. The rest waits, in its order.
 pub fn next_group<J>(
     waiting: &mut VecDeque<J>,
@@ -62,6 +64,12 @@ fn touches(change: &Change, machine_of: impl Fn(KeyId) -> Option<MachineId>) -> 
         | Change::RevokeKey(id)
         | Change::RegenerateKey(id, _)
         | Change::DeleteKey(id) => of_key(id),
+        Change::CreateOperator(new) => vec![(Touch::OperatorName(new.name.clone()), true)],
+        Change::EditOperator(id, _)
+        | Change::EnableOperator(id)
+        | Change::DisableOperator(id)
+        | Change::RegenerateOperator(id)
+        | Change::DeleteOperator(id) => vec![(Touch::Operator(*id), true)],
     }
 }
 

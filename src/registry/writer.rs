@@ -10,12 +10,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::group::next_group;
-use super::{Committed, Known, Left};
+use super::{Committed, Known};
 use crate::clock::Clock;
-use crate::model::change::{KeyEdit, MachineEdit, NewKey, NewMachine};
-use crate::model::key::RevokedForGood;
-use crate::model::{Change, ChangeError, Environment, Key, KeyId, KeyState, Machine, MachineId, Origin, Secret, Timestamp};
-use crate::store::{Entry, Health, Op, Store, StoreError, Subject};
+use crate::model::{Change, ChangeError, Key, KeyId, MachineId, Origin};
+use crate::store::{Entry, Health, Op, Seq, Store, StoreError};
 
 /// Changes that may wait in the queue, and as many again at the desk; what comes on top is refused rather than kept.
 const WAITING: usize = 1_024;
@@ -43,6 +41,8 @@ impl Drop for Writer {
 struct Job {
     origin: Origin,
     change: Change,
+    /// Only if that is still the last change of what it is about.
+    expected: Option<Seq>,
     answer: oneshot::Sender<Result<Committed, ChangeError>>,
 }
 
@@ -57,9 +57,9 @@ impl Writer {
         Ok(Writer { queue: Some(queue), thread: Some(thread) })
     }
 
-    pub(super) async fn submit(&self, origin: Origin, change: Change) -> Result<Committed, ChangeError> {
+    pub(super) async fn submit(&self, origin: Origin, change: Change, expected: Option<Seq>) -> Result<Committed, ChangeError> {
         let (answer, answered) = oneshot::channel();
-        let job = Job { origin, change, answer };
+        let job = Job { origin, change, expected, answer };
         let gone = || ChangeError::StoreUnavailable(GONE.into());
         match self.queue.as_ref().ok_or_else(gone)?.try_send(job) {
             Ok(()) => {}
@@ -70,20 +70,21 @@ impl Writer {
     }
 }
 
-struct Desk {
-    known: Arc<Known>,
-    store: Arc<dyn Store>,
+/// Where changes are judged, by the rules in `rules`, and carried out.
+pub(super) struct Desk {
+    pub(super) known: Arc<Known>,
+    pub(super) store: Arc<dyn Store>,
     clock: Clock,
-    key_prefix: String,
+    pub(super) key_prefix: String,
 }
 
 /// A change that the rules allow, before it is stored.
-struct Judged {
+pub(super) struct Judged {
     /// `None` when nothing has to be written.
-    entry: Option<Entry>,
-    committed: Committed,
+    pub(super) entry: Option<Entry>,
+    pub(super) committed: Committed,
     /// Keys as they were: their values leave memory before the new ones come.
-    before: Vec<Key>,
+    pub(super) before: Vec<Key>,
 }
 
 impl Desk {
@@ -122,15 +123,15 @@ impl Desk {
     }
 
     fn machine_of(&self, key: KeyId) -> Option<MachineId> {
-        self.store.key(key).ok().flatten().map(|key| key.machine)
+        self.store.key(key).ok().flatten().map(|key| key.record.machine)
     }
 
     fn make(&self, group: Vec<Job>) {
         let now = self.clock.now().wall;
         let mut allowed = Vec::with_capacity(group.len());
         let mut entries = Vec::with_capacity(group.len());
-        for Job { origin, change, answer } in group {
-            match self.judge(origin, change, now) {
+        for Job { origin, change, expected, answer } in group {
+            match self.judge(origin, change, expected, now) {
                 Ok(Judged { entry: None, committed, .. }) => drop(answer.send(Ok(committed))),
                 Ok(Judged { entry: Some(entry), committed, before }) => {
                     allowed.push((committed, before, entry.ops.clone(), answer));
@@ -147,6 +148,7 @@ impl Desk {
                 for ((mut committed, before, ops, answer), seq) in allowed.into_iter().zip(seqs) {
                     self.apply(&before, &ops);
                     committed.seq = Some(seq);
+                    committed.revision = seq;
                     // Whoever asked may be gone; the change stands.
                     drop(answer.send(Ok(committed)));
                 }
@@ -166,6 +168,8 @@ impl Desk {
             match op {
                 Op::PutMachine(machine) => self.known.put_machine(machine),
                 Op::DeleteMachine(id) => self.known.remove_machine(*id),
+                Op::PutOperator(operator) => self.known.put_operator(operator),
+                Op::DeleteOperator(id) => self.known.remove_operator(*id),
                 Op::DeleteKey(id) => before.iter().filter(|key| key.id == *id).for_each(|key| self.known.remove_key(key)),
                 Op::PutKey(key) => {
                     let kept = |hash| key.hash == hash || key.old_values.iter().any(|old| old.hash == hash);
@@ -176,159 +180,6 @@ impl Desk {
             }
         }
     }
-
-    fn judge(&self, origin: Origin, change: Change, now: Timestamp) -> Result<Judged, ChangeError> {
-        let what = change.what();
-        let verdict = match change {
-            Change::CreateMachine(new) => self.create_machine(new, now),
-            Change::EditMachine(id, edit) => self.edit_machine(id, edit),
-            Change::EnableMachine(id) => self.switch_machine(id, true),
-            Change::DisableMachine(id) => self.switch_machine(id, false),
-            Change::DeleteMachine(id) => self.delete_machine(id),
-            Change::CreateKey(machine, new) => self.create_key(machine, new, &origin, now),
-            Change::EditKey(id, edit) => self.change_key(id, |key| apply_edit(key, edit)),
-            Change::DeactivateKey(id) => self.change_key(id, Key::deactivate),
-            Change::ReactivateKey(id) => self.change_key(id, |key| key.reactivate(now)),
-            Change::RevokeKey(id) => self.change_key(id, |key| {
-                key.revoke();
-                Ok(())
-            }),
-            Change::RegenerateKey(id, grace) => self.regenerate_key(id, grace, now),
-            Change::DeleteKey(id) => self.delete_key(id),
-        }?;
-        let Verdict { subject, ops, left, secret, before } = verdict;
-        let entry = (!ops.is_empty()).then_some(Entry {
-            time: now,
-            actor: origin.actor.0,
-            address: origin.address,
-            reason: origin.reason,
-            what,
-            subject,
-            ops,
-        });
-        Ok(Judged { entry, committed: Committed { seq: None, left, secret }, before })
-    }
-
-    fn create_machine(&self, new: NewMachine, now: Timestamp) -> Result<Verdict, ChangeError> {
-        self.name_is_free(&new.name, None)?;
-        let NewMachine { name, description, contact, permissions, organizations, tier, third_party } = new;
-        let id = MachineId::new(now, random()?);
-        Ok(Verdict::machine(Machine {
-            id,
-            name,
-            description,
-            contact,
-            permissions,
-            organizations,
-            tier,
-            third_party,
-            enabled: true,
-            created_at: now,
-        }))
-    }
-
-    fn edit_machine(&self, id: MachineId, edit: MachineEdit) -> Result<Verdict, ChangeError> {
-        let before = self.stored_machine(id)?;
-        if let Some(name) = &edit.name {
-            self.name_is_free(name, Some(id))?;
-        }
-        let MachineEdit { name, description, contact, permissions, organizations, tier, third_party } = edit;
-        let mut machine = before.clone();
-        set(&mut machine.name, name);
-        set(&mut machine.description, description);
-        set(&mut machine.contact, contact);
-        set(&mut machine.permissions, permissions);
-        set(&mut machine.organizations, organizations);
-        set(&mut machine.tier, tier);
-        set(&mut machine.third_party, third_party);
-        Ok(Verdict::machine_after(&before, machine))
-    }
-
-    fn switch_machine(&self, id: MachineId, enabled: bool) -> Result<Verdict, ChangeError> {
-        let before = self.stored_machine(id)?;
-        let machine = Machine { enabled, ..before.clone() };
-        Ok(Verdict::machine_after(&before, machine))
-    }
-
-    fn delete_machine(&self, id: MachineId) -> Result<Verdict, ChangeError> {
-        self.stored_machine(id)?;
-        let before = self.store.keys(Some(id), None, usize::MAX).map_err(unavailable)?;
-        let keys = before.iter().map(|key| Op::DeleteKey(key.id));
-        let ops = keys.chain([Op::DeleteMachine(id)]).collect();
-        Ok(Verdict { subject: Subject::Machine(id), ops, left: Left::Nothing, secret: None, before })
-    }
-
-    fn create_key(&self, machine: MachineId, new: NewKey, origin: &Origin, now: Timestamp) -> Result<Verdict, ChangeError> {
-        self.stored_machine(machine)?;
-        let secret = self.draw(&new.environment)?;
-        let NewKey { label, description, environment, permissions, organizations, tier, allowed_ips, expires_at } = new;
-        let key = Key {
-            id: KeyId::new(now, random()?),
-            machine,
-            label,
-            description,
-            environment,
-            permissions,
-            organizations,
-            tier,
-            allowed_ips,
-            expires_at,
-            state: KeyState::Active,
-            created_at: now,
-            created_by: origin.actor.0.clone(),
-            hash: secret.hash(),
-            hint: secret.hint(),
-            old_values: Vec::new(),
-            renewed_at: None,
-        };
-        Ok(Verdict { secret: Some(secret), ..Verdict::key(key, Vec::new()) })
-    }
-
-    fn change_key(&self, id: KeyId, change: impl FnOnce(&mut Key) -> Result<(), RevokedForGood>) -> Result<Verdict, ChangeError> {
-        let before = self.stored_key(id)?;
-        let mut key = before.clone();
-        change(&mut key).map_err(|RevokedForGood| ChangeError::Revoked(id))?;
-        if key == before {
-            return Ok(Verdict { ops: Vec::new(), ..Verdict::key(key, Vec::new()) });
-        }
-        Ok(Verdict::key(key, vec![before]))
-    }
-
-    fn regenerate_key(&self, id: KeyId, grace: Duration, now: Timestamp) -> Result<Verdict, ChangeError> {
-        let secret = self.draw(&self.stored_key(id)?.environment)?;
-        let verdict = self.change_key(id, |key| key.regenerate(secret.hash(), secret.hint(), grace, now))?;
-        Ok(Verdict { secret: Some(secret), ..verdict })
-    }
-
-    fn delete_key(&self, id: KeyId) -> Result<Verdict, ChangeError> {
-        let before = vec![self.stored_key(id)?];
-        Ok(Verdict { subject: Subject::Key(id), ops: vec![Op::DeleteKey(id)], left: Left::Nothing, secret: None, before })
-    }
-
-    fn stored_machine(&self, id: MachineId) -> Result<Machine, ChangeError> {
-        self.store.machine(id).map_err(unavailable)?.ok_or(ChangeError::NoSuchMachine(id))
-    }
-
-    fn stored_key(&self, id: KeyId) -> Result<Key, ChangeError> {
-        self.store.key(id).map_err(unavailable)?.ok_or(ChangeError::NoSuchKey(id))
-    }
-
-    fn name_is_free(&self, name: &str, but_for: Option<MachineId>) -> Result<(), ChangeError> {
-        match self.known.named(name) {
-            Some(holder) if Some(holder) != but_for => Err(ChangeError::NameTaken { name: name.into(), holder }),
-            _ => Ok(()),
-        }
-    }
-
-    /// A new value whose hash begins like no other's: the registry looks up by the first eight bytes.
-    fn draw(&self, environment: &Environment) -> Result<Secret, ChangeError> {
-        loop {
-            let secret = Secret::generate(&self.key_prefix, environment, getrandom::fill).map_err(no_randomness)?;
-            if !self.known.is_taken(&secret.hash()) {
-                return Ok(secret);
-            }
-        }
-    }
 }
 
 /// Takes in what came meanwhile. What there is no room for stays in the queue, which refuses once it is full, too.
@@ -336,75 +187,15 @@ fn take_in<J>(waiting: &mut VecDeque<J>, jobs: &Receiver<J>) {
     waiting.extend(jobs.try_iter().take(WAITING.saturating_sub(waiting.len())));
 }
 
-/// What a rule made of a change.
-struct Verdict {
-    subject: Subject,
-    ops: Vec<Op>,
-    left: Left,
-    secret: Option<Secret>,
-    before: Vec<Key>,
-}
-
-impl Verdict {
-    fn machine(machine: Machine) -> Verdict {
-        let ops = vec![Op::PutMachine(Box::new(machine.clone()))];
-        Verdict { subject: Subject::Machine(machine.id), ops, left: Left::Machine(machine), secret: None, before: Vec::new() }
-    }
-
-    /// Writes nothing when nothing is different.
-    fn machine_after(before: &Machine, machine: Machine) -> Verdict {
-        let same = *before == machine;
-        let verdict = Verdict::machine(machine);
-        if same { Verdict { ops: Vec::new(), ..verdict } } else { verdict }
-    }
-
-    fn key(key: Key, before: Vec<Key>) -> Verdict {
-        let ops = vec![Op::PutKey(Box::new(key.clone()))];
-        Verdict { subject: Subject::Key(key.id), ops, left: Left::Key(key), secret: None, before }
-    }
-}
-
-fn apply_edit(key: &mut Key, edit: KeyEdit) -> Result<(), RevokedForGood> {
-    let key = if edit.is_cosmetic() { key } else { key.unless_revoked()? };
-    let KeyEdit { label, description, permissions, organizations, tier, allowed_ips, expires_at } = edit;
-    set(&mut key.label, label);
-    set(&mut key.description, description);
-    set(&mut key.permissions, permissions);
-    set(&mut key.organizations, organizations);
-    set(&mut key.tier, tier);
-    set(&mut key.allowed_ips, allowed_ips);
-    set(&mut key.expires_at, expires_at);
-    Ok(())
-}
-
-fn set<T>(field: &mut T, to: Option<T>) {
-    if let Some(value) = to {
-        *field = value;
-    }
-}
-
-fn random() -> Result<u128, ChangeError> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(no_randomness)?;
-    Ok(u128::from_be_bytes(bytes))
-}
-
-fn no_randomness(error: getrandom::Error) -> ChangeError {
-    ChangeError::StoreUnavailable(format!("the operating system's random generator failed: {error}"))
-}
-
-fn unavailable(error: StoreError) -> ChangeError {
-    ChangeError::StoreUnavailable(error.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
-    use crate::model::Actor;
+    use crate::model::change::NewMachine;
+    use crate::model::{Actor, Machine, Operator, OperatorId, Rights, Timestamp};
     use crate::registry::Registry;
-    use crate::store::{Record, Seq};
+    use crate::store::{Kept, Record};
 
     /// Refuses changes until it was asked to get well.
     #[derive(Default)]
@@ -417,11 +208,11 @@ mod tests {
             Ok(())
         }
 
-        fn machine(&self, _: MachineId) -> Result<Option<Machine>, StoreError> {
+        fn machine(&self, _: MachineId) -> Result<Option<Kept<Machine>>, StoreError> {
             Ok(None)
         }
 
-        fn key(&self, _: KeyId) -> Result<Option<Key>, StoreError> {
+        fn key(&self, _: KeyId) -> Result<Option<Kept<Key>>, StoreError> {
             Ok(None)
         }
 
@@ -430,6 +221,14 @@ mod tests {
         }
 
         fn keys(&self, _: Option<MachineId>, _: Option<KeyId>, _: usize) -> Result<Vec<Key>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        fn operator(&self, _: OperatorId) -> Result<Option<Kept<Operator>>, StoreError> {
+            Ok(None)
+        }
+
+        fn operators(&self, _: Option<OperatorId>, _: usize) -> Result<Vec<Operator>, StoreError> {
             Ok(Vec::new())
         }
 
@@ -459,7 +258,7 @@ mod tests {
         let registry = Registry::open(Arc::new(Sick::default()), clock.clone(), "pk".into()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let well = (0..3).any(|_| {
-            let origin = Origin { actor: Actor("test".into()), address: None, reason: None };
+            let origin = Origin { actor: Actor("test".into()), rights: Rights::ALL, address: None, reason: None };
             let made = runtime.block_on(registry.commit(origin, Change::CreateMachine(NewMachine::default())));
             clock.advance(RECOVERY);
             made.is_ok()

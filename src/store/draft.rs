@@ -82,10 +82,7 @@ impl<'m> Draft<'m> {
             address: entry.address.map(|a| a.to_string()),
             reason: entry.reason.as_deref(),
             what: entry.what,
-            subject: match entry.subject {
-                Subject::Machine(id) => id.to_string(),
-                Subject::Key(id) => id.to_string(),
-            },
+            subject: entry.subject.to_string(),
             changes,
             base: self.base,
             state: self.effects.sum.to_string(),
@@ -121,18 +118,20 @@ impl<'m> Draft<'m> {
 }
 
 fn show(touched: &Touched) -> Result<Value, Unreadable> {
-    let (kind, id) = match touched.record {
-        Subject::Machine(id) => ("machine", id.to_string()),
-        Subject::Key(id) => ("key", id.to_string()),
+    let kind = match touched.record {
+        Subject::Machine(_) => "machine",
+        Subject::Key(_) => "key",
+        Subject::Operator(_) => "operator",
     };
     let shown = |value: &Option<Vec<u8>>| value.as_deref().map(|value| show_value(touched.record, value)).transpose();
-    Ok(json!({kind: id, "before": shown(&touched.before)?, "after": shown(&touched.after)?}))
+    Ok(json!({kind: touched.record.to_string(), "before": shown(&touched.before)?, "after": shown(&touched.after)?}))
 }
 
 fn show_value(record: Subject, value: &[u8]) -> Result<Value, Unreadable> {
     Ok(match record {
-        Subject::Machine(_) => records::show_machine(&effects::machine_in(value)?),
-        Subject::Key(_) => records::show_key(&effects::key_in(value)?),
+        Subject::Machine(_) => records::show_machine(&effects::machine_in(value)?.record),
+        Subject::Key(_) => records::show_key(&effects::key_in(value)?.record),
+        Subject::Operator(_) => records::show_operator(&effects::operator_in(value)?.record),
     })
 }
 

@@ -6,8 +6,8 @@ use super::line::Chain;
 use super::mirror::{self, Applied, Broken, Mirror, Writes};
 use super::records::{self, StoredOp, Unreadable};
 use super::sum::Sum;
-use super::{Seq, Subject};
-use crate::model::{Key, KeyId, Machine, MachineId};
+use super::{Kept, Seq, Subject};
+use crate::model::{Key, KeyId, Machine, MachineId, Operator, OperatorId};
 
 /// Why an op has no effect that could be told.
 #[derive(Debug)]
@@ -56,7 +56,11 @@ impl<'m> Effects<'m> {
         match op {
             StoredOp::PutMachine(stored) => {
                 let id = records::machine_id(stored)?;
-                self.put_machine(id, Some(mirror::machine_value(seq, stored.to_string().as_bytes())))
+                self.put_machine(id, Some(mirror::plain_value(seq, stored.to_string().as_bytes())))
+            }
+            StoredOp::PutOperator(stored) => {
+                let id = records::operator_id(stored)?;
+                self.put_operator(id, Some(mirror::plain_value(seq, stored.to_string().as_bytes())))
             }
             StoredOp::PutKey(stored) => {
                 let (id, machine) = records::key_ids(stored)?;
@@ -64,12 +68,18 @@ impl<'m> Effects<'m> {
             }
             StoredOp::DeleteMachine(id) => self.put_machine(id.parse().map_err(|_| Unreadable::Field("delete_machine"))?, None),
             StoredOp::DeleteKey(id) => self.put_key(id.parse().map_err(|_| Unreadable::Field("delete_key"))?, None),
+            StoredOp::DeleteOperator(id) => self.put_operator(id.parse().map_err(|_| Unreadable::Field("delete_operator"))?, None),
         }
     }
 
     fn put_machine(&mut self, id: MachineId, after: Option<Vec<u8>>) -> Result<Option<Touched>, Failure> {
         let before = self.set(mirror::machine_name(id), after.clone())?;
         Ok(touched(Subject::Machine(id), before, after))
+    }
+
+    fn put_operator(&mut self, id: OperatorId, after: Option<Vec<u8>>) -> Result<Option<Touched>, Failure> {
+        let before = self.set(mirror::operator_name(id), after.clone())?;
+        Ok(touched(Subject::Operator(id), before, after))
     }
 
     fn put_key(&mut self, id: KeyId, after: Option<(MachineId, Vec<u8>)>) -> Result<Option<Touched>, Failure> {
@@ -103,6 +113,7 @@ impl<'m> Effects<'m> {
         self.seq_in(&match subject {
             Subject::Machine(id) => mirror::machine_name(id),
             Subject::Key(id) => mirror::key_name(id),
+            Subject::Operator(id) => mirror::operator_name(id),
         })
     }
 
@@ -112,7 +123,7 @@ impl<'m> Effects<'m> {
     }
 
     fn seq_in(&self, name: &[u8]) -> Result<Option<Seq>, Broken> {
-        Ok(self.get(name)?.as_deref().and_then(mirror::split_machine).map(|(seq, _)| seq))
+        Ok(self.get(name)?.as_deref().and_then(mirror::split_plain).map(|(seq, _)| seq))
     }
 
     /// Ends a line: what was done since the last one is its doing.
@@ -151,11 +162,22 @@ fn touched(record: Subject, before: Option<Vec<u8>>, after: Option<Vec<u8>>) -> 
 }
 
 /// Reads a machine out of its value in the mirror.
-pub fn machine_in(value: &[u8]) -> Result<Machine, Unreadable> {
-    mirror::split_machine(value).ok_or(Unreadable::Field("seq")).and_then(|(_, stored)| records::read_machine(stored))
+pub fn machine_in(value: &[u8]) -> Result<Kept<Machine>, Unreadable> {
+    plain_in(value, records::read_machine)
+}
+
+/// Reads an operator out of its value in the mirror.
+pub fn operator_in(value: &[u8]) -> Result<Kept<Operator>, Unreadable> {
+    plain_in(value, records::read_operator)
+}
+
+fn plain_in<T>(value: &[u8], read: fn(&[u8]) -> Result<T, Unreadable>) -> Result<Kept<T>, Unreadable> {
+    let (seq, stored) = mirror::split_plain(value).ok_or(Unreadable::Field("seq"))?;
+    Ok(Kept { seq, record: read(stored)? })
 }
 
 /// Reads a key out of its value in the mirror.
-pub fn key_in(value: &[u8]) -> Result<Key, Unreadable> {
-    mirror::split_key(value).ok_or(Unreadable::Field("seq")).and_then(|(_, _, stored)| records::read_key(stored))
+pub fn key_in(value: &[u8]) -> Result<Kept<Key>, Unreadable> {
+    let (seq, _, stored) = mirror::split_key(value).ok_or(Unreadable::Field("seq"))?;
+    Ok(Kept { seq, record: records::read_key(stored)? })
 }

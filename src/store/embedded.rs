@@ -18,9 +18,10 @@ use super::effects::{self, Failure};
 use super::journal::{Condition, Journal, SEGMENT_BYTES};
 use super::lock;
 use super::mirror::{self, Broken, Mirror};
-use super::refill::{self, Kept};
-use super::{Entry, Health, Record, Seq, Store, StoreError};
-use crate::model::{Key, KeyId, Machine, MachineId};
+use super::records::Unreadable;
+use super::refill::{self, Found};
+use super::{Entry, Health, Kept, Record, Seq, Store, StoreError};
+use crate::model::{Key, KeyId, Machine, MachineId, Operator, OperatorId};
 
 /// The store that a single gateway keeps in a folder of its own.
 pub struct Embedded {
@@ -65,7 +66,7 @@ impl Embedded {
         let kept = refill::judge(folder, &journal)?;
         notices.extend(journal.settle()?);
         let mirror = match kept {
-            Kept::Usable { mirror, sum, applied } => match refill::catch_up(&mirror, &journal, applied, sum) {
+            Found::Usable { mirror, sum, applied } => match refill::catch_up(&mirror, &journal, applied, sum) {
                 Ok(()) => {
                     notices.extend(refill::caught_up(&folder.join("sled"), &journal, applied));
                     mirror
@@ -76,8 +77,8 @@ impl Embedded {
                 }
                 Err(refill::Stuck::Journal(error)) => return Err(error),
             },
-            Kept::Missing => refill::fill(folder, &journal, &mut notices)?,
-            Kept::Damaged(Broken(why)) => refill::anew(folder, &journal, &why, &mut notices)?,
+            Found::Missing => refill::fill(folder, &journal, &mut notices)?,
+            Found::Damaged(Broken(why)) => refill::anew(folder, &journal, &why, &mut notices)?,
         };
         tidy(folder, &mut notices);
         Ok(Embedded {
@@ -179,41 +180,44 @@ impl Store for Embedded {
     fn scan(&self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
         self.ask(|mirror| {
             visit(mirror, mirror::MACHINES, None, |value| {
-                each(Record::Machine(effects::machine_in(value)?));
+                each(Record::Machine(effects::machine_in(value)?.record));
                 Ok(true)
             })?;
             visit(mirror, mirror::KEYS, None, |value| {
-                each(Record::Key(effects::key_in(value)?));
+                each(Record::Key(effects::key_in(value)?.record));
+                Ok(true)
+            })?;
+            visit(mirror, mirror::OPERATORS, None, |value| {
+                each(Record::Operator(effects::operator_in(value)?.record));
                 Ok(true)
             })
         })
     }
 
-    fn machine(&self, id: MachineId) -> Result<Option<Machine>, StoreError> {
+    fn machine(&self, id: MachineId) -> Result<Option<Kept<Machine>>, StoreError> {
         self.ask(|mirror| Ok(mirror.get(&mirror::machine_name(id))?.as_deref().map(effects::machine_in).transpose()?))
     }
 
-    fn key(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
+    fn key(&self, id: KeyId) -> Result<Option<Kept<Key>>, StoreError> {
         self.ask(|mirror| Ok(mirror.get(&mirror::key_name(id))?.as_deref().map(effects::key_in).transpose()?))
     }
 
+    fn operator(&self, id: OperatorId) -> Result<Option<Kept<Operator>>, StoreError> {
+        self.ask(|mirror| Ok(mirror.get(&mirror::operator_name(id))?.as_deref().map(effects::operator_in).transpose()?))
+    }
+
+    fn operators(&self, after: Option<OperatorId>, limit: usize) -> Result<Vec<Operator>, StoreError> {
+        self.ask(|mirror| page(mirror, mirror::OPERATORS, after.map(mirror::operator_name), limit, effects::operator_in))
+    }
+
     fn machines(&self, after: Option<MachineId>, limit: usize) -> Result<Vec<Machine>, StoreError> {
-        let mut page = Vec::new();
-        self.ask(|mirror| {
-            visit(mirror, mirror::MACHINES, after.map(mirror::machine_name).as_deref(), |value| {
-                if page.len() < limit {
-                    page.push(effects::machine_in(value)?);
-                }
-                Ok(page.len() < limit)
-            })
-        })?;
-        Ok(page)
+        self.ask(|mirror| page(mirror, mirror::MACHINES, after.map(mirror::machine_name), limit, effects::machine_in))
     }
 
     fn keys(&self, of: Option<MachineId>, after: Option<KeyId>, limit: usize) -> Result<Vec<Key>, StoreError> {
         match of {
             Some(machine) => self.ask(|mirror| keys_of(mirror, machine, after, limit)),
-            None => self.ask(|mirror| all_keys(mirror, after, limit)),
+            None => self.ask(|mirror| page(mirror, mirror::KEYS, after.map(mirror::key_name), limit, effects::key_in)),
         }
     }
 
@@ -280,11 +284,18 @@ fn visit(
     failed
 }
 
-fn all_keys(mirror: &Mirror, after: Option<KeyId>, limit: usize) -> Result<Vec<Key>, Failure> {
+/// At most `limit` records of one kind behind the name `after`.
+fn page<T>(
+    mirror: &Mirror,
+    kind: &[u8],
+    after: Option<Vec<u8>>,
+    limit: usize,
+    read: fn(&[u8]) -> Result<Kept<T>, Unreadable>,
+) -> Result<Vec<T>, Failure> {
     let mut page = Vec::new();
-    visit(mirror, mirror::KEYS, after.map(mirror::key_name).as_deref(), |value| {
+    visit(mirror, kind, after.as_deref(), |value| {
         if page.len() < limit {
-            page.push(effects::key_in(value)?);
+            page.push(read(value)?.record);
         }
         Ok(page.len() < limit)
     })?;
@@ -303,7 +314,7 @@ fn keys_of(mirror: &Mirror, machine: MachineId, after: Option<KeyId>, limit: usi
     let mut page = Vec::with_capacity(ids.len());
     for id in ids {
         // A key that a change took away meanwhile is simply not on the page.
-        page.extend(mirror.get(&mirror::key_name(id))?.as_deref().map(effects::key_in).transpose()?);
+        page.extend(mirror.get(&mirror::key_name(id))?.as_deref().map(effects::key_in).transpose()?.map(|kept| kept.record));
     }
     Ok(page)
 }

@@ -6,6 +6,7 @@
 //! ```text
 //! m<machine 16>            → <seq 8> <stored machine>
 //! k<key 16>                → <seq 8> <machine 16> <stored key>
+//! o<operator 16>           → <seq 8> <stored operator>
 //! i<machine 16><key 16>    → (nothing)      the keys of a machine
 //! a<actor>                 → <seq 8>        the last change by that actor
 //! !applied                 → <seq 8> <chain 32>   the line up to which all of this stands
@@ -21,7 +22,7 @@ use std::time::Duration;
 use super::Seq;
 use super::line::Chain;
 use super::sum::Sum;
-use crate::model::{KeyId, MachineId};
+use crate::model::{KeyId, MachineId, OperatorId};
 
 /// Larger caches made the process grow to 390 MiB at a million keys; the registry answers from its own memory anyway.
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
@@ -165,7 +166,7 @@ impl Mirror {
         let mut odd = false;
         self.walk(b"", None, |name, value| {
             match (name.first(), split_key(value)) {
-                (Some(b'm'), _) => sum.add(name, value),
+                (Some(b'm' | b'o'), _) => sum.add(name, value),
                 (Some(b'k'), Some((_, machine, _))) => {
                     sum.add(name, value);
                     of_keys.add(&machine.as_u128().to_be_bytes(), &name[1..]);
@@ -207,6 +208,7 @@ fn decode_applied(value: &[u8]) -> Option<Applied> {
 
 pub const MACHINES: &[u8] = b"m";
 pub const KEYS: &[u8] = b"k";
+pub const OPERATORS: &[u8] = b"o";
 
 pub fn machine_name(id: MachineId) -> Vec<u8> {
     named(b'm', id.as_u128())
@@ -214,6 +216,10 @@ pub fn machine_name(id: MachineId) -> Vec<u8> {
 
 pub fn key_name(id: KeyId) -> Vec<u8> {
     named(b'k', id.as_u128())
+}
+
+pub fn operator_name(id: OperatorId) -> Vec<u8> {
+    named(b'o', id.as_u128())
 }
 
 /// What the index entries of a machine's keys begin with.
@@ -238,7 +244,7 @@ pub fn actor_name(actor: &str) -> Vec<u8> {
 
 /// Whether a name is that of a record, which the sum counts.
 pub fn is_record(name: &[u8]) -> bool {
-    matches!(name.first(), Some(b'm' | b'k'))
+    matches!(name.first(), Some(b'm' | b'k' | b'o'))
 }
 
 fn named(kind: u8, id: u128) -> Vec<u8> {
@@ -248,7 +254,8 @@ fn named(kind: u8, id: u128) -> Vec<u8> {
     name
 }
 
-pub fn machine_value(seq: Seq, stored: &[u8]) -> Vec<u8> {
+/// What a machine or an operator is kept as.
+pub fn plain_value(seq: Seq, stored: &[u8]) -> Vec<u8> {
     [&seq.to_be_bytes()[..], stored].concat()
 }
 
@@ -257,13 +264,13 @@ pub fn key_value(seq: Seq, machine: MachineId, stored: &[u8]) -> Vec<u8> {
 }
 
 /// The number of the last change of a record, and the stored record.
-pub fn split_machine(value: &[u8]) -> Option<(Seq, &[u8])> {
+pub fn split_plain(value: &[u8]) -> Option<(Seq, &[u8])> {
     value.split_first_chunk::<SEQ>().map(|(seq, stored)| (Seq::from_be_bytes(*seq), stored))
 }
 
 /// Likewise, with the machine in between.
 pub fn split_key(value: &[u8]) -> Option<(Seq, MachineId, &[u8])> {
-    let (seq, rest) = split_machine(value)?;
+    let (seq, rest) = split_plain(value)?;
     let (machine, stored) = rest.split_first_chunk::<ID>()?;
     Some((seq, MachineId::from_u128(u128::from_be_bytes(*machine)), stored))
 }

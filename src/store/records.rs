@@ -1,4 +1,4 @@
-//! How machines and keys are written down: the stored form, which is all of a record with the hashes of its values, and the
+//! How machines, keys and operators are written down: the stored form, which is all of a record with the hashes of its values, and the
 //! public form, which the journal shows and which has none. Both are made from the model's types and from nothing else.
 //!
 //! The stored form carries its version. One from a newer octroi is refused: to skip a field could mean to skip a rule.
@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::{Op, hex};
 use crate::model::{
-    Environment, Key, KeyId, KeyState, Machine, MachineId, OldValue, Organizations, PermissionName, PermissionSet, SecretHash, TierName,
-    Timestamp,
+    Environment, Key, KeyId, KeyState, Machine, MachineId, OldValue, Operator, OperatorId, Organizations, PermissionName, PermissionSet,
+    Right, Rights, SecretHash, TierName, Timestamp,
 };
 
 const VERSION: u32 = 1;
@@ -87,6 +87,21 @@ struct StoredValue {
     counts_until: i64,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredOperator {
+    v: u32,
+    id: String,
+    name: String,
+    rights: Vec<String>,
+    enabled: bool,
+    expires_at: Option<i64>,
+    created_at: i64,
+    created_by: String,
+    hash: String,
+    hint: String,
+}
+
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum State {
@@ -111,6 +126,8 @@ pub enum StoredOp {
     PutKey(Value),
     DeleteMachine(String),
     DeleteKey(String),
+    PutOperator(Value),
+    DeleteOperator(String),
 }
 
 impl From<&Op> for StoredOp {
@@ -120,6 +137,8 @@ impl From<&Op> for StoredOp {
             Op::PutKey(key) => StoredOp::PutKey(store_key(key)),
             Op::DeleteMachine(id) => StoredOp::DeleteMachine(id.to_string()),
             Op::DeleteKey(id) => StoredOp::DeleteKey(id.to_string()),
+            Op::PutOperator(operator) => StoredOp::PutOperator(store_operator(operator)),
+            Op::DeleteOperator(id) => StoredOp::DeleteOperator(id.to_string()),
         }
     }
 }
@@ -175,6 +194,22 @@ fn store_key(key: &Key) -> Value {
     to_value(stored)
 }
 
+fn store_operator(operator: &Operator) -> Value {
+    let stored = StoredOperator {
+        v: VERSION,
+        id: operator.id.to_string(),
+        name: operator.name.clone(),
+        rights: rights(operator.rights),
+        enabled: operator.enabled,
+        expires_at: operator.expires_at.map(|t| t.0),
+        created_at: operator.created_at.0,
+        created_by: operator.created_by.clone(),
+        hash: hex::encode(&operator.hash.0),
+        hint: operator.hint.clone(),
+    };
+    to_value(stored)
+}
+
 fn store_value(old: &OldValue) -> StoredValue {
     StoredValue { hash: hex::encode(&old.hash.0), hint: old.hint.clone(), replaced_at: old.replaced_at.0, counts_until: old.counts_until.0 }
 }
@@ -185,6 +220,10 @@ fn to_value(stored: impl Serialize) -> Value {
 
 fn names(set: &PermissionSet) -> Vec<String> {
     set.names().map(str::to_owned).collect()
+}
+
+fn rights(rights: Rights) -> Vec<String> {
+    rights.iter().map(|right| right.to_string()).collect()
 }
 
 fn ids(organizations: &Organizations) -> Vec<String> {
@@ -237,6 +276,22 @@ pub fn read_key(bytes: &[u8]) -> Result<Key, Unreadable> {
     })
 }
 
+/// Reads a stored operator.
+pub fn read_operator(bytes: &[u8]) -> Result<Operator, Unreadable> {
+    let stored: StoredOperator = read(bytes)?;
+    Ok(Operator {
+        id: stored.id.parse().map_err(|_| Unreadable::Field("id"))?,
+        name: stored.name,
+        rights: stored.rights.iter().map(|name| Right::parse(name).ok_or(Unreadable::Field("rights"))).collect::<Result<_, _>>()?,
+        enabled: stored.enabled,
+        expires_at: stored.expires_at.map(Timestamp),
+        created_at: Timestamp(stored.created_at),
+        created_by: stored.created_by,
+        hash: hash(&stored.hash)?,
+        hint: stored.hint,
+    })
+}
+
 fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Unreadable> {
     #[derive(Deserialize)]
     struct Version {
@@ -279,6 +334,11 @@ pub fn machine_id(stored: &Value) -> Result<MachineId, Unreadable> {
     id_in(stored, "id")
 }
 
+/// The id in a stored operator.
+pub fn operator_id(stored: &Value) -> Result<OperatorId, Unreadable> {
+    id_in(stored, "id")
+}
+
 fn id_in<T: std::str::FromStr>(stored: &Value, field: &'static str) -> Result<T, Unreadable> {
     stored.get(field).and_then(Value::as_str).and_then(|text| text.parse().ok()).ok_or(Unreadable::Field(field))
 }
@@ -296,6 +356,20 @@ pub fn show_machine(machine: &Machine) -> Value {
         "third_party": machine.third_party,
         "enabled": machine.enabled,
         "created_at": machine.created_at.to_string(),
+    })
+}
+
+/// What the journal shows of an operator: everything but the hash.
+pub fn show_operator(operator: &Operator) -> Value {
+    json!({
+        "id": operator.id.to_string(),
+        "name": operator.name,
+        "rights": rights(operator.rights),
+        "enabled": operator.enabled,
+        "expires_at": operator.expires_at.map(|t| t.to_string()),
+        "created_at": operator.created_at.to_string(),
+        "created_by": operator.created_by,
+        "hint": operator.hint,
     })
 }
 

@@ -19,7 +19,7 @@ const DAMAGED_KEPT: usize = 2;
 const NOWHERE: Applied = Applied { seq: 0, chain: Chain::START };
 
 /// What a start found in place of a mirror.
-pub enum Kept {
+pub enum Found {
     /// It holds what the journal says was so at `applied`.
     Usable {
         mirror: Mirror,
@@ -50,10 +50,10 @@ impl From<StoreError> for Stuck {
 
 /// Compares the mirror with the journal. Refuses when the mirror knows of changes that the journal does not: then the journal is cut, or an
 /// older one, or another one.
-pub fn judge(folder: &Path, journal: &Journal) -> Result<Kept, StoreError> {
+pub fn judge(folder: &Path, journal: &Journal) -> Result<Found, StoreError> {
     let sled = folder.join("sled");
     if !sled.exists() {
-        return Ok(Kept::Missing);
+        return Ok(Found::Missing);
     }
     let mirror = match Mirror::open(&sled) {
         Ok(mirror) => mirror,
@@ -62,7 +62,7 @@ pub fn judge(folder: &Path, journal: &Journal) -> Result<Kept, StoreError> {
     // First of all, and by itself: this must be seen even when the rest of the mirror is damaged.
     let applied = match mirror.applied() {
         Ok(applied) => applied.unwrap_or(NOWHERE),
-        Err(broken) => return Ok(Kept::Damaged(broken)),
+        Err(broken) => return Ok(Found::Damaged(broken)),
     };
     if applied.seq > journal.tail().seq {
         return Err(older(folder, journal, applied.seq));
@@ -78,18 +78,18 @@ pub fn judge(folder: &Path, journal: &Journal) -> Result<Kept, StoreError> {
         )));
     }
     Ok(match mirror.check() {
-        Ok(sum) if sum == state => Kept::Usable { mirror, applied: applied.seq, sum },
-        Ok(_) => Kept::Damaged(Broken(format!("it does not hold what the journal says it should after change {}", applied.seq))),
-        Err(broken) => Kept::Damaged(broken),
+        Ok(sum) if sum == state => Found::Usable { mirror, applied: applied.seq, sum },
+        Ok(_) => Found::Damaged(Broken(format!("it does not hold what the journal says it should after change {}", applied.seq))),
+        Err(broken) => Found::Damaged(broken),
     })
 }
 
 /// The lock of the folder is ours, so who still holds sled's can only be somebody who is no octroi.
-fn held_or_damaged(broken: Broken) -> Result<Kept, StoreError> {
+fn held_or_damaged(broken: Broken) -> Result<Found, StoreError> {
     if broken.0.contains("could not acquire lock") {
         return Err(StoreError::Unusable(format!("another process holds sled's files: {}; stop it", broken.0)));
     }
-    Ok(Kept::Damaged(broken))
+    Ok(Found::Damaged(broken))
 }
 
 fn older(folder: &Path, journal: &Journal, applied: Seq) -> StoreError {

@@ -124,7 +124,7 @@ fn a_change_holds_and_is_answered_although_the_mirror_failed_behind_it() {
     store.recover();
     assert_eq!(store.health(), Health::Ready);
     assert_holds(&store, &world.settled());
-    assert_eq!(store.key(key).unwrap().unwrap().state, crate::model::KeyState::Revoked);
+    assert_eq!(store.key(key).unwrap().unwrap().record.state, crate::model::KeyState::Revoked);
     drop(store);
     assert_holds(&Embedded::open(folder.path()).unwrap(), &world.settled());
 }

@@ -216,7 +216,12 @@ proptest! {
                 (Op::PutKey(key), StoredOp::PutKey(stored)) => {
                     prop_assert_eq!(records::read_key(stored.to_string().as_bytes()), Ok((**key).clone()));
                 }
-                (Op::DeleteMachine(_), StoredOp::DeleteMachine(_)) | (Op::DeleteKey(_), StoredOp::DeleteKey(_)) => {}
+                (Op::PutOperator(operator), StoredOp::PutOperator(stored)) => {
+                    prop_assert_eq!(records::read_operator(stored.to_string().as_bytes()), Ok((**operator).clone()));
+                }
+                (Op::DeleteMachine(_), StoredOp::DeleteMachine(_))
+                | (Op::DeleteKey(_), StoredOp::DeleteKey(_))
+                | (Op::DeleteOperator(_), StoredOp::DeleteOperator(_)) => {}
                 _ => prop_assert!(false, "another op came out"),
             }
         }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::model::{Environment, Key, KeyId, KeyState, Machine, MachineId, PermissionName, SecretHash, TierName, Timestamp};
+use crate::model::{
+    Environment, Key, KeyId, KeyState, Machine, MachineId, Operator, OperatorId, PermissionName, Rights, SecretHash, TierName, Timestamp,
+};
 use crate::store::{Embedded, Entry, Op, Record, Store, Subject};
 
 /// What was told to be done; numbers choose among what is there.
@@ -20,6 +22,9 @@ pub enum Action {
     Revoke(usize),
     Regenerate(usize),
     DeleteKey(usize),
+    CreateOperator,
+    SwitchOperator(usize),
+    DeleteOperator(usize),
 }
 
 pub fn action() -> impl Strategy<Value = Action> {
@@ -31,6 +36,9 @@ pub fn action() -> impl Strategy<Value = Action> {
         3 => any::<usize>().prop_map(Action::Revoke),
         3 => any::<usize>().prop_map(Action::Regenerate),
         2 => any::<usize>().prop_map(Action::DeleteKey),
+        1 => Just(Action::CreateOperator),
+        1 => any::<usize>().prop_map(Action::SwitchOperator),
+        1 => any::<usize>().prop_map(Action::DeleteOperator),
     ]
 }
 
@@ -49,6 +57,9 @@ pub fn story(length: usize) -> Vec<Action> {
         DeleteKey(2),
         CreateKey(0),
         DeleteMachine(1),
+        CreateOperator,
+        SwitchOperator(0),
+        DeleteOperator(1),
     ];
     verse.into_iter().cycle().take(length).collect()
 }
@@ -58,6 +69,7 @@ pub fn story(length: usize) -> Vec<Action> {
 pub struct World {
     pub machines: BTreeMap<MachineId, Machine>,
     pub keys: BTreeMap<KeyId, Key>,
+    pub operators: BTreeMap<OperatorId, Operator>,
     drawn: u32,
 }
 
@@ -102,6 +114,20 @@ impl World {
                 self.keys.remove(&key);
                 Some(self.entry("key.deleted", Subject::Key(key), Op::DeleteKey(key)))
             }
+            Action::CreateOperator => {
+                let operator = operator(OperatorId::new(now, 3 * u128::from(self.drawn)), self.drawn);
+                Some(self.put_operator("operator.created", operator))
+            }
+            Action::SwitchOperator(n) => {
+                let mut operator = nth(&self.operators, n)?;
+                operator.enabled = !operator.enabled;
+                Some(self.put_operator("operator.disabled", operator))
+            }
+            Action::DeleteOperator(n) => {
+                let operator = nth(&self.operators, n)?.id;
+                self.operators.remove(&operator);
+                Some(self.entry("operator.deleted", Subject::Operator(operator), Op::DeleteOperator(operator)))
+            }
         }
     }
 
@@ -113,6 +139,11 @@ impl World {
     fn put_key(&mut self, what: &'static str, key: Key) -> Entry {
         self.keys.insert(key.id, key.clone());
         self.entry(what, Subject::Key(key.id), Op::PutKey(Box::new(key)))
+    }
+
+    fn put_operator(&mut self, what: &'static str, operator: Operator) -> Entry {
+        self.operators.insert(operator.id, operator.clone());
+        self.entry(what, Subject::Operator(operator.id), Op::PutOperator(Box::new(operator)))
     }
 
     fn entry(&self, what: &'static str, subject: Subject, op: Op) -> Entry {
@@ -169,6 +200,20 @@ fn key(id: KeyId, machine: MachineId, n: u32) -> Key {
     }
 }
 
+fn operator(id: OperatorId, n: u32) -> Operator {
+    Operator {
+        id,
+        name: format!("équipe-{n}"),
+        rights: Rights::ALL,
+        enabled: true,
+        expires_at: n.is_multiple_of(2).then_some(Timestamp(i64::from(n))),
+        created_at: Timestamp(i64::from(n)),
+        created_by: "socket:root".into(),
+        hash: hash(n),
+        hint: "octroi_op_…abcd".into(),
+    }
+}
+
 /// No two alike, and easy to search a file for.
 pub fn hash(n: u32) -> SecretHash {
     let mut bytes = [0xEE; 32];
@@ -182,9 +227,10 @@ pub fn assert_holds(store: &Embedded, world: &World) {
     assert_eq!(&held(store), world);
     let keys = |machine| world.keys.values().filter(|k| k.machine == machine).cloned().collect::<Vec<_>>();
     for machine in world.machines.values() {
-        assert_eq!(store.machine(machine.id).unwrap().as_ref(), Some(machine));
+        assert_eq!(store.machine(machine.id).unwrap().map(|kept| kept.record).as_ref(), Some(machine));
         assert_eq!(store.keys(Some(machine.id), None, usize::MAX).unwrap(), keys(machine.id));
     }
+    assert_eq!(store.operators(None, usize::MAX).unwrap(), world.operators.values().cloned().collect::<Vec<_>>());
 }
 
 /// What is in a store. The count of draws is no part of it.
@@ -200,6 +246,9 @@ pub fn held(store: &Embedded) -> World {
             Record::Key(key) => {
                 keys_begun = true;
                 held.keys.insert(key.id, key);
+            }
+            Record::Operator(operator) => {
+                held.operators.insert(operator.id, operator);
             }
         })
         .unwrap();
