@@ -1,8 +1,8 @@
 //! The admin plane: where operators see and change machines and keys, and where probes and Prometheus look.
 //!
 //! A request comes in by one of three doors ([`listen`]): the Unix socket, where the kernel says who is there and every
-//! right is held; the loopback listener, where nobody is let past `/livez`, `/readyz` and `/metrics` because there are no
-//! operators yet; and the telemetry listener, which has nothing else. Handlers are grouped by noun: [`machines`], [`keys`],
+//! right is held; the loopback listener, where an operator's token says who is there and which rights they hold; and the telemetry
+//! listener, which has `/livez`, `/readyz` and `/metrics` and nothing else. Handlers are grouped by noun: [`machines`], [`keys`],
 //! [`journal`], [`catalogue`]. What they take is read by [`fields`] and [`values`], what they give is in [`wire`], which the
 //! CLI reads too. Every change goes to the registry; nothing here writes to the store.
 
@@ -26,10 +26,11 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, delete, get, patch, post};
+use http::Method;
 
 use crate::clock::Clock;
-use crate::model::KeyId;
+use crate::model::{KeyId, Right};
 use crate::registry::Registry;
 use crate::store::{Store, StoreError};
 
@@ -72,27 +73,65 @@ impl Admin {
     }
 }
 
+/// Every endpoint below `/v1`: what is asked, by which method, and the right that it takes.
+fn endpoints() -> Vec<Endpoint> {
+    use Right::{MachinesRead, MachinesWrite};
+    vec![
+        Endpoint::new(Method::GET, "/machines", MachinesRead, get(machines::list)),
+        Endpoint::new(Method::POST, "/machines", MachinesWrite, post(machines::create)),
+        Endpoint::new(Method::GET, "/machines/{id}", MachinesRead, get(machines::show)),
+        Endpoint::new(Method::PATCH, "/machines/{id}", MachinesWrite, patch(machines::edit)),
+        Endpoint::new(Method::DELETE, "/machines/{id}", MachinesWrite, delete(machines::delete)),
+        Endpoint::new(Method::POST, "/machines/{id}/enable", MachinesWrite, post(machines::enable)),
+        Endpoint::new(Method::POST, "/machines/{id}/disable", MachinesWrite, post(machines::disable)),
+        Endpoint::new(Method::GET, "/machines/{id}/keys", MachinesRead, get(keys::list_of_machine)),
+        Endpoint::new(Method::POST, "/machines/{id}/keys", MachinesWrite, post(keys::create)),
+        Endpoint::new(Method::GET, "/keys", MachinesRead, get(keys::list)),
+        Endpoint::new(Method::GET, "/keys/{id}", MachinesRead, get(keys::show)),
+        Endpoint::new(Method::PATCH, "/keys/{id}", MachinesWrite, patch(keys::edit)),
+        Endpoint::new(Method::DELETE, "/keys/{id}", MachinesWrite, delete(keys::delete)),
+        Endpoint::new(Method::POST, "/keys/{id}/deactivate", MachinesWrite, post(keys::deactivate)),
+        Endpoint::new(Method::POST, "/keys/{id}/reactivate", MachinesWrite, post(keys::reactivate)),
+        Endpoint::new(Method::POST, "/keys/{id}/revoke", MachinesWrite, post(keys::revoke)),
+        Endpoint::new(Method::POST, "/keys/{id}/regenerate", MachinesWrite, post(keys::regenerate)),
+        Endpoint::new(Method::GET, "/keys/{id}/usage", MachinesRead, get(keys::usage)),
+        Endpoint::new(Method::GET, "/journal", MachinesRead, get(journal::list)),
+        Endpoint::new(Method::GET, "/tiers", MachinesRead, get(catalogue::tiers)),
+        Endpoint::new(Method::GET, "/routes", MachinesRead, get(catalogue::routes)),
+        Endpoint::new(Method::GET, "/permissions", MachinesRead, get(catalogue::permissions)),
+    ]
+}
+
+/// One thing that the API can be asked. Being in the table is what makes an endpoint exist, and what guards it.
+struct Endpoint {
+    method: Method,
+    /// Below `/v1`.
+    path: &'static str,
+    right: Right,
+    handler: MethodRouter<Arc<Admin>>,
+}
+
+impl Endpoint {
+    /// `handler` takes `method` alone.
+    fn new(method: Method, path: &'static str, right: Right, handler: MethodRouter<Arc<Admin>>) -> Endpoint {
+        Endpoint { method, path, right, handler }
+    }
+
+    fn guarded(self) -> (&'static str, MethodRouter<Arc<Admin>>) {
+        let right = self.right;
+        (self.path, self.handler.layer(middleware::from_fn(move |request, next| door::permit(right, request, next))))
+    }
+}
+
+/// Method, path and right of every endpoint: what a test walks through.
+pub fn endpoint_table() -> Vec<(Method, String, Right)> {
+    endpoints().into_iter().map(|endpoint| (endpoint.method, format!("/v1{}", endpoint.path), endpoint.right)).collect()
+}
+
 /// Everything, behind the guard that knows the [`Door`] of each request from its extensions.
 pub fn router(admin: Arc<Admin>) -> Router {
-    let v1 = Router::new()
-        .route("/machines", get(machines::list).post(machines::create))
-        .route("/machines/{id}", get(machines::show).patch(machines::edit).delete(machines::delete))
-        .route("/machines/{id}/enable", post(machines::enable))
-        .route("/machines/{id}/disable", post(machines::disable))
-        .route("/machines/{id}/keys", get(keys::list_of_machine).post(keys::create))
-        .route("/keys", get(keys::list))
-        .route("/keys/{id}", get(keys::show).patch(keys::edit).delete(keys::delete))
-        .route("/keys/{id}/deactivate", post(keys::deactivate))
-        .route("/keys/{id}/reactivate", post(keys::reactivate))
-        .route("/keys/{id}/revoke", post(keys::revoke))
-        .route("/keys/{id}/regenerate", post(keys::regenerate))
-        .route("/keys/{id}/usage", get(keys::usage))
-        .route("/journal", get(journal::list))
-        .route("/tiers", get(catalogue::tiers))
-        .route("/routes", get(catalogue::routes))
-        .route("/permissions", get(catalogue::permissions));
-    let all = health::routes().nest("/v1", v1);
-    finish(all, admin)
+    let v1 = endpoints().into_iter().map(Endpoint::guarded).fold(Router::new(), |v1, (path, handler)| v1.route(path, handler));
+    finish(health::routes().nest("/v1", v1), admin)
 }
 
 /// `/livez`, `/readyz` and `/metrics` alone, for the telemetry listener.
@@ -105,7 +144,7 @@ fn finish(routes: Router<Arc<Admin>>, admin: Arc<Admin>) -> Router {
         .fallback(answer::nothing_there)
         .method_not_allowed_fallback(answer::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn(door::guard))
+        .layer(middleware::from_fn_with_state(admin.clone(), door::guard))
         .layer(middleware::from_fn(answer::complete))
         .with_state(admin)
 }

@@ -202,6 +202,7 @@ fn settings_cover(settings: &Settings, store: &dyn Store) -> Result<(), StartErr
     let scanned = store.scan(&mut |record| {
         let (holder, tier, permissions) = match &record {
             Record::Machine(m) => (format!("machine \"{}\" ({})", m.name, m.id), m.tier.as_ref(), Some(&m.permissions)),
+            Record::Operator(_) => return,
             Record::Key(k) => (format!("key \"{}\" ({})", k.label, k.id), k.tier.as_ref(), k.permissions.as_ref()),
         };
         if let Some(tier) = tier.filter(|tier| !is_tier(tier)) {

@@ -43,7 +43,14 @@ fn write_problem(problem: &Problem, id: &RequestId, response: &mut Response) {
         Code::StoreUnavailable => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }
-        Code::HostDenied | Code::NotFound | Code::MethodNotAllowed | Code::Conflict | Code::Invalid | Code::InternalError => {}
+        Code::HostDenied
+        | Code::RightMissing
+        | Code::NotFound
+        | Code::MethodNotAllowed
+        | Code::Conflict
+        | Code::PreconditionFailed
+        | Code::Invalid
+        | Code::InternalError => {}
     }
 }
 

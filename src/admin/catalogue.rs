@@ -7,7 +7,6 @@ use axum::extract::State;
 use serde::Serialize;
 
 use super::Admin;
-use super::door::Operator;
 use super::wire::List;
 use crate::config::{self, Access, Settings};
 use crate::model::permission::ADMIN;
@@ -130,7 +129,7 @@ pub struct PermissionRow {
     built_in: bool,
 }
 
-pub async fn permissions(_: Operator, State(admin): State<Arc<Admin>>) -> Json<List<PermissionRow>> {
+pub async fn permissions(State(admin): State<Arc<Admin>>) -> Json<List<PermissionRow>> {
     let named = admin.catalogue.permissions.iter();
     let named = named.map(|info| PermissionRow { name: info.name.to_string(), label: info.label.clone(), built_in: false });
     let label = Label { fr: Some("Toutes les permissions".into()), en: Some("Every permission".into()) };
@@ -168,12 +167,12 @@ impl TierRow {
     }
 }
 
-pub async fn tiers(_: Operator, State(admin): State<Arc<Admin>>) -> Json<List<TierRow>> {
+pub async fn tiers(State(admin): State<Arc<Admin>>) -> Json<List<TierRow>> {
     let Catalogue { tiers, default_tier, .. } = &admin.catalogue;
     Json(List::whole(tiers.iter().map(|info| TierRow::of(info, default_tier)).collect()))
 }
 
-pub async fn routes(_: Operator, State(admin): State<Arc<Admin>>) -> Json<List<RouteInfo>> {
+pub async fn routes(State(admin): State<Arc<Admin>>) -> Json<List<RouteInfo>> {
     Json(List::whole(admin.catalogue.routes.clone()))
 }
 

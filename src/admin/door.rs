@@ -1,15 +1,17 @@
 //! By which door a request came in, and what that alone permits.
 
-use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, Request};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Uri, header, request};
 
+use super::Admin;
 use super::problem::{Code, Problem};
-use crate::model::{Actor, Origin};
+use crate::model::operator::OperatorStatus;
+use crate::model::{Actor, Operator, Origin, Right, Rights, SecretHash};
 
 /// Set by the listener on every request before the router sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,59 +24,106 @@ pub enum Door {
     Telemetry,
 }
 
-/// Who makes a request that may change things: handlers get one only behind [`guard`].
+/// Who makes a request, and what they may do: known once [`guard`] has let it through.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Operator {
-    actor: Actor,
-    address: Option<IpAddr>,
+pub struct Requester {
+    pub actor: Actor,
+    /// `None` over the socket.
+    pub address: Option<IpAddr>,
+    pub rights: Rights,
 }
 
-impl Operator {
-    /// Where a change by this operator comes from.
+impl Requester {
+    /// Where a change by this requester comes from.
     pub fn origin(self, reason: Option<String>) -> Origin {
-        Origin { actor: self.actor, address: self.address, reason }
+        Origin { actor: self.actor, address: self.address, rights: self.rights, reason }
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Operator {
+impl<S: Sync> FromRequestParts<S> for Requester {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut request::Parts, _: &S) -> Result<Operator, Problem> {
-        match parts.extensions.get::<Door>() {
-            Some(Door::Socket { user }) => Ok(Operator { actor: Actor(format!("socket:{user}")), address: None }),
-            Some(Door::Tcp { .. } | Door::Telemetry) | None => Err(token_problem(&parts.headers)),
-        }
+    async fn from_request_parts(parts: &mut request::Parts, _: &S) -> Result<Requester, Problem> {
+        parts.extensions.get().cloned().ok_or_else(token_missing)
     }
 }
 
-/// Lets a request through to the handlers, or turns it away. A request of which the door is not known has no rights.
-pub async fn guard(request: Request, next: Next) -> Result<Response, Infallible> {
-    let judged = match request.extensions().get::<Door>() {
-        Some(Door::Socket { .. } | Door::Telemetry) => Ok(()),
-        Some(Door::Tcp { .. }) | None => judge_tcp(request.uri(), request.headers()),
-    };
-    Ok(match judged {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
-    })
+/// Lets a request through to the handlers, or turns it away: below `/v1` only somebody who is known passes. A request of which the
+/// door is not known is treated as one from outside.
+pub async fn guard(State(admin): State<Arc<Admin>>, mut request: Request, next: Next) -> Response {
+    match requester(&admin, &request) {
+        Ok(Some(requester)) => {
+            request.extensions_mut().insert(requester);
+        }
+        Ok(None) => {}
+        Err(problem) => return problem.into_response(),
+    }
+    next.run(request).await
 }
 
-fn judge_tcp(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
-    if !asks_for_this_machine(uri, headers) {
+fn requester(admin: &Admin, request: &Request) -> Result<Option<Requester>, Problem> {
+    let peer = match request.extensions().get::<Door>() {
+        Some(Door::Telemetry) => return Ok(None),
+        Some(Door::Socket { user }) => {
+            return Ok(Some(Requester { actor: Actor(format!("socket:{user}")), address: None, rights: Rights::ALL }));
+        }
+        Some(Door::Tcp { peer }) => Some(peer.ip()),
+        None => None,
+    };
+    if !asks_for_this_machine(request.uri(), request.headers()) {
         let detail = "the admin listener answers to localhost, 127.0.0.1 and [::1] only; use one of these in the URL";
         return Err(Problem::new(Code::HostDenied, detail));
     }
-    let guarded = uri.path() == "/v1" || uri.path().starts_with("/v1/");
-    if guarded { Err(token_problem(headers)) } else { Ok(()) }
+    if !is_guarded(request.uri().path()) {
+        return Ok(None);
+    }
+    let operator = operator(admin, request.headers())?;
+    Ok(Some(Requester { actor: Actor(format!("operator:{}", operator.name)), address: peer, rights: operator.rights }))
 }
 
-/// There are no operators' tokens yet, so any that is sent is a wrong one.
-fn token_problem(headers: &HeaderMap) -> Problem {
-    let remedy = "use the admin socket, as the octroi command does";
-    if headers.contains_key(header::AUTHORIZATION) {
-        Problem::new(Code::TokenInvalid, format!("no operator has this token; {remedy}"))
-    } else {
-        Problem::new(Code::TokenMissing, format!("over TCP this needs an operator's token; {remedy}"))
+fn is_guarded(path: &str) -> bool {
+    path == "/v1" || path.starts_with("/v1/")
+}
+
+/// Whose token this is, if it is worth anything now.
+fn operator(admin: &Admin, headers: &HeaderMap) -> Result<Arc<Operator>, Problem> {
+    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    let token = match (fields.next(), fields.next()) {
+        (None, _) => return Err(token_missing()),
+        (Some(field), None) => bearer(field.as_bytes()),
+        (Some(_), Some(_)) => None,
+    };
+    let operator = token.and_then(SecretHash::of_presented).and_then(|hash| admin.registry.operator(&hash));
+    let operator = operator.ok_or_else(|| token_invalid("no operator has this token".into()))?;
+    match operator.status(admin.clock.now().wall) {
+        OperatorStatus::Active => Ok(operator),
+        // Told only to who holds the right token.
+        status => Err(token_invalid(format!("the operator {} is {}", operator.name, status.as_str()))),
+    }
+}
+
+/// The token after the scheme (RFC 6750 section 2.1; the scheme's case does not matter, RFC 9110 section 11.1).
+fn bearer(field: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = field.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
+}
+
+fn token_missing() -> Problem {
+    let detail =
+        "over TCP this needs an operator's token: Authorization: Bearer …; `octroi operator create` on the gateway's machine makes one";
+    Problem::new(Code::TokenMissing, detail)
+}
+
+fn token_invalid(why: String) -> Problem {
+    Problem::new(Code::TokenInvalid, why)
+}
+
+/// Lets who holds `right` through to the endpoint behind.
+pub async fn permit(right: Right, request: Request, next: Next) -> Response {
+    match request.extensions().get::<Requester>() {
+        Some(requester) if requester.rights.allow(right) => next.run(request).await,
+        Some(_) => Problem::right_missing(right, "this").into_response(),
+        None => token_missing().into_response(),
     }
 }
 
@@ -101,18 +150,18 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn judge(target: &str, fields: &[(&'static str, &str)]) -> Result<(), Code> {
+    fn answered_to(target: &str, hosts: &[&str]) -> bool {
         let mut headers = HeaderMap::new();
-        for (name, value) in fields {
-            headers.append(*name, HeaderValue::from_str(value).unwrap());
+        for host in hosts {
+            headers.append("host", HeaderValue::from_str(host).unwrap());
         }
-        judge_tcp(&target.parse().unwrap(), &headers).map_err(|problem| problem.code)
+        asks_for_this_machine(&target.parse().unwrap(), &headers)
     }
 
     #[test]
     fn only_loopback_names_are_answered_to() {
         for host in ["localhost", "LocalHost:8090", "127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:8090"] {
-            assert_eq!(judge("/livez", &[("host", host)]), Ok(()), "{host}");
+            assert!(answered_to("/livez", &[host]), "{host}");
         }
         let foreign = [
             "",
@@ -126,25 +175,29 @@ mod tests {
             "localhost:",
         ];
         for host in foreign {
-            assert_eq!(judge("/livez", &[("host", host)]), Err(Code::HostDenied), "{host}");
+            assert!(!answered_to("/livez", &[host]), "{host}");
         }
-        assert_eq!(judge("/livez", &[]), Err(Code::HostDenied));
-        assert_eq!(judge("/livez", &[("host", "localhost"), ("host", "localhost")]), Err(Code::HostDenied));
-        assert_eq!(judge("http://evil.example/livez", &[("host", "localhost")]), Err(Code::HostDenied));
+        assert!(!answered_to("/livez", &[]));
+        assert!(!answered_to("/livez", &["localhost", "localhost"]));
+        assert!(!answered_to("http://evil.example/livez", &["localhost"]));
     }
 
     #[test]
-    fn over_tcp_nothing_below_v1_is_open() {
-        type Case = (&'static str, &'static [(&'static str, &'static str)], Result<(), Code>);
-        let cases: [Case; 5] = [
-            ("/v1/keys", &[("host", "localhost")], Err(Code::TokenMissing)),
-            ("/v1", &[("host", "localhost")], Err(Code::TokenMissing)),
-            ("/v1/nothing", &[("host", "localhost"), ("authorization", "Bearer x")], Err(Code::TokenInvalid)),
-            ("/v1/keys", &[("host", "evil.example"), ("authorization", "Bearer x")], Err(Code::HostDenied)),
-            ("/readyz", &[("host", "localhost")], Ok(())),
-        ];
-        for (target, fields, expected) in cases {
-            assert_eq!(judge(target, fields), expected, "{target} {fields:?}");
+    fn everything_below_v1_is_guarded_and_nothing_else() {
+        for guarded in ["/v1", "/v1/", "/v1/keys", "/v1/nothing"] {
+            assert!(is_guarded(guarded), "{guarded}");
+        }
+        for open in ["/", "/livez", "/readyz", "/metrics", "/v10", "/V1/keys"] {
+            assert!(!is_guarded(open), "{open}");
+        }
+    }
+
+    #[test]
+    fn a_token_follows_its_scheme_and_one_space() {
+        let cases: [(&str, Option<&str>); 6] =
+            [("Bearer t", Some("t")), ("bEARER t", Some("t")), ("Bearer", None), ("Basic t", None), ("", None), ("Bearer  t", Some(" t"))];
+        for (field, token) in cases {
+            assert_eq!(bearer(field.as_bytes()), token.map(str::as_bytes), "{field}");
         }
     }
 }

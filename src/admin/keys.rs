@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 
-use super::door::Operator;
+use super::door::Requester;
 use super::fields::Fields;
 use super::machines::{self, take_reason};
 use super::page::{Page, Params, cursor};
@@ -22,10 +22,10 @@ use super::{Admin, answer, values};
 use crate::model::change::{KeyEdit, NewKey};
 use crate::model::{Change, Key, KeyId, Machine, MachineId, Timestamp};
 use crate::registry::Left;
-use crate::store::{Store, StoreError};
+use crate::store::{Kept, Store, StoreError};
 use filter::Filter;
 
-pub async fn list(_: Operator, State(admin): State<Arc<Admin>>, mut params: Params) -> Result<Json<List<KeyView>>, Problem> {
+pub async fn list(State(admin): State<Arc<Admin>>, mut params: Params) -> Result<Json<List<KeyView>>, Problem> {
     let page = params.page();
     let filter = Filter::take(&mut params, None);
     params.finish()?;
@@ -33,7 +33,6 @@ pub async fn list(_: Operator, State(admin): State<Arc<Admin>>, mut params: Para
 }
 
 pub async fn list_of_machine(
-    _: Operator,
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
     mut params: Params,
@@ -87,23 +86,23 @@ fn machine_of(
     if let Some(machine) = seen.get(&id) {
         return Ok(machine.clone());
     }
-    let machine = store.machine(id)?.map(Arc::new);
+    let machine = store.machine(id)?.map(|kept| Arc::new(kept.record));
     seen.insert(id, machine.clone());
     Ok(machine)
 }
 
-pub async fn show(_: Operator, State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Result<Json<KeyView>, Problem> {
+pub async fn show(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Result<Json<KeyView>, Problem> {
     let (key, machine) = find(&admin, parse_id(&id)?).await?;
     Ok(Json(admin.key_view(&key, Some(&machine), admin.clock.now().wall)))
 }
 
-pub async fn usage(_: Operator, State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Result<Json<UsageView>, Problem> {
+pub async fn usage(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Result<Json<UsageView>, Problem> {
     let (key, _) = find(&admin, parse_id(&id)?).await?;
     Ok(Json(UsageView::of(key.id.to_string(), &(admin.usage)(key.id))))
 }
 
 pub async fn create(
-    operator: Operator,
+    operator: Requester,
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
     mut fields: Fields,
@@ -127,7 +126,7 @@ pub async fn create(
 }
 
 pub async fn edit(
-    operator: Operator,
+    operator: Requester,
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
     mut fields: Fields,
@@ -188,28 +187,28 @@ fn refuse_fixed(fields: &mut Fields, current: &KeyView) {
     }
 }
 
-pub async fn deactivate(op: Operator, State(admin): State<Arc<Admin>>, Path(id): Path<String>, fields: Fields) -> Changed {
+pub async fn deactivate(op: Requester, State(admin): State<Arc<Admin>>, Path(id): Path<String>, fields: Fields) -> Changed {
     act(&admin, op, &id, fields, Change::DeactivateKey).await
 }
 
-pub async fn reactivate(op: Operator, State(admin): State<Arc<Admin>>, Path(id): Path<String>, fields: Fields) -> Changed {
+pub async fn reactivate(op: Requester, State(admin): State<Arc<Admin>>, Path(id): Path<String>, fields: Fields) -> Changed {
     act(&admin, op, &id, fields, Change::ReactivateKey).await
 }
 
-pub async fn revoke(op: Operator, State(admin): State<Arc<Admin>>, Path(id): Path<String>, fields: Fields) -> Changed {
+pub async fn revoke(op: Requester, State(admin): State<Arc<Admin>>, Path(id): Path<String>, fields: Fields) -> Changed {
     act(&admin, op, &id, fields, Change::RevokeKey).await
 }
 
 type Changed = Result<Json<KeyChanged>, Problem>;
 
-async fn act(admin: &Admin, operator: Operator, id: &str, mut fields: Fields, change: fn(KeyId) -> Change) -> Changed {
+async fn act(admin: &Admin, operator: Requester, id: &str, mut fields: Fields, change: fn(KeyId) -> Change) -> Changed {
     let id = parse_id(id)?;
     let reason = take_reason(&mut fields);
     fields.finish()?;
     commit(admin, operator, reason, change(id)).await.map(Json)
 }
 
-pub async fn regenerate(op: Operator, State(admin): State<Arc<Admin>>, Path(id): Path<String>, mut fields: Fields) -> Changed {
+pub async fn regenerate(op: Requester, State(admin): State<Arc<Admin>>, Path(id): Path<String>, mut fields: Fields) -> Changed {
     let id = parse_id(&id)?;
     let grace = fields.optional("grace", values::span).unwrap_or_default();
     let reason = take_reason(&mut fields);
@@ -218,7 +217,7 @@ pub async fn regenerate(op: Operator, State(admin): State<Arc<Admin>>, Path(id):
 }
 
 pub async fn delete(
-    operator: Operator,
+    operator: Requester,
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
     mut params: Params,
@@ -230,7 +229,7 @@ pub async fn delete(
     Ok(answer::nothing_left())
 }
 
-async fn commit(admin: &Admin, operator: Operator, reason: Option<String>, change: Change) -> Result<KeyChanged, Problem> {
+async fn commit(admin: &Admin, operator: Requester, reason: Option<String>, change: Change) -> Result<KeyChanged, Problem> {
     // Warnings are for whoever chose a label or permissions just now, not for whoever stops a key in a hurry.
     let advise = matches!(change, Change::CreateKey(..) | Change::EditKey(..));
     let committed = admin.registry.commit(operator.origin(reason), change).await?;
@@ -259,8 +258,8 @@ fn parse_id(text: &str) -> Result<KeyId, Problem> {
 
 async fn find(admin: &Admin, id: KeyId) -> Result<(Key, Machine), Problem> {
     let both = admin.ask(move |store| {
-        let Some(key) = store.key(id)? else { return Ok(None) };
-        Ok(store.machine(key.machine)?.map(|machine| (key, machine)))
+        let Some(Kept { record: key, .. }) = store.key(id)? else { return Ok(None) };
+        Ok(store.machine(key.machine)?.map(|machine| (key, machine.record)))
     });
     both.await?.ok_or_else(|| Problem::not_found(format!("no key has the id {id}")))
 }

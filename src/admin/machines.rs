@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use serde_json::Value;
 
-use super::door::Operator;
+use super::door::Requester;
 use super::fields::Fields;
 use super::page::{Page, Params, cursor};
 use super::problem::{Code, Problem};
@@ -43,7 +43,7 @@ impl Filter {
     }
 }
 
-pub async fn list(_: Operator, State(admin): State<Arc<Admin>>, mut params: Params) -> Result<Json<List<MachineView>>, Problem> {
+pub async fn list(State(admin): State<Arc<Admin>>, mut params: Params) -> Result<Json<List<MachineView>>, Problem> {
     let (page, filter) = (params.page(), Filter::take(&mut params));
     params.finish()?;
     let (machines, more) = admin.ask(move |store| matching(store, &filter, page)).await?;
@@ -67,12 +67,12 @@ fn matching(store: &dyn Store, filter: &Filter, page: Page) -> Result<(Vec<Machi
     }
 }
 
-pub async fn show(_: Operator, State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Result<Json<MachineView>, Problem> {
+pub async fn show(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Result<Json<MachineView>, Problem> {
     let machine = find(&admin, parse_id(&id)?).await?;
     Ok(Json(MachineView::from(&machine)))
 }
 
-pub async fn create(operator: Operator, State(admin): State<Arc<Admin>>, mut fields: Fields) -> Result<Response, Problem> {
+pub async fn create(operator: Requester, State(admin): State<Arc<Admin>>, mut fields: Fields) -> Result<Response, Problem> {
     let new = NewMachine {
         name: fields.required("name", values::name).unwrap_or_default(),
         description: fields.optional("description", values::description).unwrap_or_default(),
@@ -90,7 +90,7 @@ pub async fn create(operator: Operator, State(admin): State<Arc<Admin>>, mut fie
 }
 
 pub async fn edit(
-    operator: Operator,
+    operator: Requester,
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
     mut fields: Fields,
@@ -123,7 +123,7 @@ fn refuse_fixed(fields: &mut Fields, current: &MachineView) {
 }
 
 pub async fn enable(
-    operator: Operator,
+    operator: Requester,
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
     fields: Fields,
@@ -132,7 +132,7 @@ pub async fn enable(
 }
 
 pub async fn disable(
-    operator: Operator,
+    operator: Requester,
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
     fields: Fields,
@@ -142,7 +142,7 @@ pub async fn disable(
 
 async fn act(
     admin: &Admin,
-    operator: Operator,
+    operator: Requester,
     id: &str,
     mut fields: Fields,
     change: fn(MachineId) -> Change,
@@ -155,7 +155,7 @@ async fn act(
 
 /// Its keys go with it.
 pub async fn delete(
-    operator: Operator,
+    operator: Requester,
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
     mut params: Params,
@@ -167,10 +167,10 @@ pub async fn delete(
     Ok(answer::nothing_left())
 }
 
-async fn commit(admin: &Admin, operator: Operator, reason: Option<String>, change: Change) -> Result<Json<MachineView>, Problem> {
+async fn commit(admin: &Admin, operator: Requester, reason: Option<String>, change: Change) -> Result<Json<MachineView>, Problem> {
     match admin.registry.commit(operator.origin(reason), change).await?.left {
         Left::Machine(machine) => Ok(Json(MachineView::from(&machine))),
-        Left::Key(_) | Left::Nothing => {
+        Left::Key(_) | Left::Operator(_) | Left::Nothing => {
             Err(Problem::new(Code::InternalError, "the change was made, and left something else than a machine"))
         }
     }
@@ -183,7 +183,7 @@ pub fn parse_id(text: &str) -> Result<MachineId, Problem> {
 
 pub async fn find(admin: &Admin, id: MachineId) -> Result<Machine, Problem> {
     let machine = admin.ask(move |store| store.machine(id)).await?;
-    machine.ok_or_else(|| Problem::not_found(format!("no machine has the id {id}")))
+    machine.map(|kept| kept.record).ok_or_else(|| Problem::not_found(format!("no machine has the id {id}")))
 }
 
 pub fn take_reason(fields: &mut Fields) -> Option<String> {

@@ -4,7 +4,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
 use super::wire::{FieldError, ProblemBody};
-use crate::model::ChangeError;
+use crate::model::{ChangeError, Right};
 use crate::store::StoreError;
 
 /// The published codes of the admin API.
@@ -14,9 +14,13 @@ pub enum Code {
     TokenInvalid,
     /// The Host header names none of the listener's own names: a page on another site may be behind it.
     HostDenied,
+    /// The operator lacks a right.
+    RightMissing,
     NotFound,
     MethodNotAllowed,
     Conflict,
+    /// `If-Match` names another revision than the one that is there.
+    PreconditionFailed,
     Invalid,
     StoreUnavailable,
     InternalError,
@@ -41,9 +45,11 @@ impl Code {
             Code::TokenMissing => ("token_missing", StatusCode::UNAUTHORIZED, "An operator's token is required"),
             Code::TokenInvalid => ("token_invalid", StatusCode::UNAUTHORIZED, "The token is not valid"),
             Code::HostDenied => ("host_denied", StatusCode::FORBIDDEN, "The admin listener does not answer to this name"),
+            Code::RightMissing => ("right_missing", StatusCode::FORBIDDEN, "The operator lacks a right"),
             Code::NotFound => ("not_found", StatusCode::NOT_FOUND, "There is nothing here"),
             Code::MethodNotAllowed => ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, "This method is not taken here"),
             Code::Conflict => ("conflict", StatusCode::CONFLICT, "The change conflicts with what is there"),
+            Code::PreconditionFailed => ("precondition_failed", StatusCode::PRECONDITION_FAILED, "It was changed since"),
             Code::Invalid => ("invalid", StatusCode::BAD_REQUEST, "The request is not valid"),
             Code::StoreUnavailable => ("store_unavailable", StatusCode::SERVICE_UNAVAILABLE, "The store cannot be used now"),
             Code::InternalError => ("internal_error", StatusCode::INTERNAL_SERVER_ERROR, "The gateway failed"),
@@ -60,11 +66,19 @@ pub struct Problem {
     pub detail: String,
     /// Each thing that is not valid, with the place it stands at.
     pub errors: Vec<FieldError>,
+    /// With the code `right_missing`: the right.
+    pub right: Option<Right>,
 }
 
 impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Problem {
-        Problem { code, detail: detail.into(), errors: Vec::new() }
+        Problem { code, detail: detail.into(), errors: Vec::new(), right: None }
+    }
+
+    /// `needed_for` is what was asked, as the beginning of a sentence.
+    pub fn right_missing(right: Right, needed_for: &str) -> Problem {
+        let detail = format!("{needed_for} needs the right {right}, which this operator does not hold");
+        Problem { right: Some(right), ..Problem::new(Code::RightMissing, detail) }
     }
 
     pub fn not_found(detail: impl Into<String>) -> Problem {
@@ -81,7 +95,7 @@ impl Problem {
             [one] => format!("{}: {}", place(&one.pointer), one.message),
             many => format!("{} things are not valid", many.len()),
         };
-        Problem { code: Code::Invalid, detail, errors }
+        Problem { errors, ..Problem::new(Code::Invalid, detail) }
     }
 
     /// One thing is not valid, at `pointer` (RFC 6901; empty = the whole body; `?name` = a query parameter).
@@ -99,6 +113,7 @@ impl Problem {
             code: self.code.as_str().to_owned(),
             request_id: request_id.to_owned(),
             errors: self.errors.clone(),
+            right: self.right.map(|right| right.to_string()),
         }
     }
 }
@@ -118,8 +133,10 @@ impl IntoResponse for Problem {
 impl From<ChangeError> for Problem {
     fn from(error: ChangeError) -> Problem {
         let code = match &error {
-            ChangeError::NoSuchMachine(_) | ChangeError::NoSuchKey(_) => Code::NotFound,
-            ChangeError::NameTaken { .. } | ChangeError::Revoked(_) => Code::Conflict,
+            ChangeError::NoSuchMachine(_) | ChangeError::NoSuchKey(_) | ChangeError::NoSuchOperator(_) => Code::NotFound,
+            ChangeError::NameTaken { .. } | ChangeError::OperatorNameTaken { .. } | ChangeError::Revoked(_) => Code::Conflict,
+            ChangeError::RightMissing { right, needed_for } => return Problem::right_missing(*right, needed_for),
+            ChangeError::Stale { .. } => Code::PreconditionFailed,
             ChangeError::StoreUnavailable(_) => Code::StoreUnavailable,
         };
         Problem::new(code, error.to_string())

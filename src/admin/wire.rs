@@ -45,6 +45,9 @@ pub struct ProblemBody {
     /// With the code `invalid`: everything that is not valid, at once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
+    /// With the code `right_missing`: the right that is needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub right: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -12,9 +12,9 @@ use super::super::catalogue::tests::example;
 use super::super::{KeyUse, Readiness};
 use super::{Admin, AdminSocket, Arc, Listeners, SocketAddr, StdTcpListener, serve};
 use crate::clock::Clock;
-use crate::model::{Key, KeyId, Machine, MachineId, Timestamp};
+use crate::model::{Key, KeyId, Machine, MachineId, Operator, OperatorId, Timestamp};
 use crate::registry::Registry;
-use crate::store::{Entry, Health, Record, Seq, Store, StoreError};
+use crate::store::{Entry, Health, Kept, Record, Seq, Store, StoreError};
 
 /// A store on a dead disk: it starts empty and then fails at everything.
 struct Dead;
@@ -27,16 +27,22 @@ impl Store for Dead {
     fn scan(&self, _: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
         Ok(())
     }
-    fn machine(&self, _: MachineId) -> Result<Option<Machine>, StoreError> {
+    fn machine(&self, _: MachineId) -> Result<Option<Kept<Machine>>, StoreError> {
         dead()
     }
-    fn key(&self, _: KeyId) -> Result<Option<Key>, StoreError> {
+    fn key(&self, _: KeyId) -> Result<Option<Kept<Key>>, StoreError> {
         dead()
     }
     fn machines(&self, _: Option<MachineId>, _: usize) -> Result<Vec<Machine>, StoreError> {
         dead()
     }
     fn keys(&self, _: Option<MachineId>, _: Option<KeyId>, _: usize) -> Result<Vec<Key>, StoreError> {
+        dead()
+    }
+    fn operator(&self, _: OperatorId) -> Result<Option<Kept<Operator>>, StoreError> {
+        dead()
+    }
+    fn operators(&self, _: Option<OperatorId>, _: usize) -> Result<Vec<Operator>, StoreError> {
         dead()
     }
     fn commit(&self, _: Vec<Entry>) -> Result<Vec<Seq>, StoreError> {
