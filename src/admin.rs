@@ -3,7 +3,7 @@
 //! A request comes in by one of three doors ([`listen`]): the Unix socket, where the kernel says who is there and every
 //! right is held; the loopback listener, where nobody is let past `/livez`, `/readyz` and `/metrics` because there are no
 //! operators yet; and the telemetry listener, which has nothing else. Handlers are grouped by noun: [`machines`], [`keys`],
-//! [`journal`], [`catalogue`]. What they take is read by [`fields`] and [`values`], what they give is in [`wire`], which the
+//! [`journal`], [`catalogue`], [`store`]. What they take is read by [`fields`] and [`values`], what they give is in [`wire`], which the
 //! CLI reads too. Every change goes to the registry; nothing here writes to the store.
 
 mod answer;
@@ -17,6 +17,7 @@ mod listen;
 mod machines;
 mod page;
 mod problem;
+mod store;
 mod usage;
 mod values;
 pub mod wire;
@@ -38,6 +39,7 @@ pub use door::Door;
 pub use health::Readiness;
 pub use listen::{AdminSocket, BindError, Listeners, serve};
 pub use problem::{Code, Problem};
+pub use store::{Care, StoreCare};
 pub use usage::KeyUse;
 
 /// The longest body a request may have, in bytes.
@@ -51,6 +53,8 @@ pub struct Admin {
     pub catalogue: Catalogue,
     /// What is known of a key's use, as of now.
     pub usage: Arc<dyn Fn(KeyId) -> KeyUse + Send + Sync>,
+    /// Backups and the like.
+    pub store: StoreCare,
     /// Whether the gateway can do its work.
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// The text of `/metrics`, in Prometheus' exposition format 0.0.4.
@@ -88,6 +92,9 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/keys/{id}/regenerate", post(keys::regenerate))
         .route("/keys/{id}/usage", get(keys::usage))
         .route("/journal", get(journal::list))
+        .route("/journal/archive", post(store::archive))
+        .route("/store/backup", post(store::backup))
+        .route("/store/verify", get(store::verify))
         .route("/tiers", get(catalogue::tiers))
         .route("/routes", get(catalogue::routes))
         .route("/permissions", get(catalogue::permissions));
