@@ -308,7 +308,7 @@ fn an_archiving_cut_off_at_any_step_leaves_a_whole_store() {
         here
     };
     // 1: the snapshot alone. It is forgotten, and a change takes its number.
-    let here = copied(&[snapshot.clone()], "1");
+    let here = copied(std::slice::from_ref(&snapshot), "1");
     let store = small(&here);
     assert!(!here.join("journal").join(&snapshot).exists());
     go_on(&store, &mut world.clone(), &[Action::CreateMachine]);
