@@ -3,7 +3,7 @@
 //! A request comes in by one of three doors ([`listen`]): the Unix socket, where the kernel says who is there and every
 //! right is held; the loopback listener, where an operator's token says who is there and which rights they hold; and the telemetry
 //! listener, which has `/livez`, `/readyz` and `/metrics` and nothing else. Handlers are grouped by noun: [`machines`], [`keys`],
-//! [`journal`], [`catalogue`]. What they take is read by [`fields`] and [`values`], what they give is in [`wire`], which the
+//! [`journal`], [`catalogue`], [`store`]. What they take is read by [`fields`] and [`values`], what they give is in [`wire`], which the
 //! CLI reads too. Every change goes to the registry; nothing here writes to the store.
 
 mod answer;
@@ -17,6 +17,7 @@ mod listen;
 mod machines;
 mod page;
 mod problem;
+mod store;
 mod usage;
 mod values;
 pub mod wire;
@@ -39,6 +40,7 @@ pub use door::Door;
 pub use health::Readiness;
 pub use listen::{AdminSocket, BindError, Listeners, serve};
 pub use problem::{Code, Problem};
+pub use store::{Care, StoreCare};
 pub use usage::KeyUse;
 
 /// The longest body a request may have, in bytes.
@@ -52,6 +54,8 @@ pub struct Admin {
     pub catalogue: Catalogue,
     /// What is known of a key's use, as of now.
     pub usage: Arc<dyn Fn(KeyId) -> KeyUse + Send + Sync>,
+    /// Backups and the like.
+    pub store: StoreCare,
     /// Whether the gateway can do its work.
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// The text of `/metrics`, in Prometheus' exposition format 0.0.4.
@@ -75,7 +79,7 @@ impl Admin {
 
 /// Every endpoint below `/v1`: what is asked, by which method, and the right that it takes.
 fn endpoints() -> Vec<Endpoint> {
-    use Right::{MachinesRead, MachinesWrite};
+    use Right::{MachinesRead, MachinesWrite, PlatformConfigure};
     vec![
         Endpoint::new(Method::GET, "/machines", MachinesRead, get(machines::list)),
         Endpoint::new(Method::POST, "/machines", MachinesWrite, post(machines::create)),
@@ -96,6 +100,9 @@ fn endpoints() -> Vec<Endpoint> {
         Endpoint::new(Method::POST, "/keys/{id}/regenerate", MachinesWrite, post(keys::regenerate)),
         Endpoint::new(Method::GET, "/keys/{id}/usage", MachinesRead, get(keys::usage)),
         Endpoint::new(Method::GET, "/journal", MachinesRead, get(journal::list)),
+        Endpoint::new(Method::POST, "/journal/archive", PlatformConfigure, post(store::archive)),
+        Endpoint::new(Method::POST, "/store/backup", PlatformConfigure, post(store::backup)),
+        Endpoint::new(Method::GET, "/store/verify", PlatformConfigure, get(store::verify)),
         Endpoint::new(Method::GET, "/tiers", MachinesRead, get(catalogue::tiers)),
         Endpoint::new(Method::GET, "/routes", MachinesRead, get(catalogue::routes)),
         Endpoint::new(Method::GET, "/permissions", MachinesRead, get(catalogue::permissions)),

@@ -1,6 +1,7 @@
 //! Builds every room from the settings, runs the gateway, drains it. The only file that knows them all.
 
 mod admin_thread;
+pub mod care;
 pub mod demo;
 mod keeper;
 mod sensors;
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use admin_thread::AdminThread;
 use keeper::Keeper;
 
-use crate::admin::{self, Catalogue, KeyUse, Readiness};
+use crate::admin::{self, Catalogue, KeyUse, Readiness, StoreCare};
 use crate::clock::Clock;
 use crate::config::{self, Findings, LogFormat, Settings};
 use crate::gate::Gate;
@@ -73,9 +74,9 @@ impl Gateway {
         let in_store = |source| StartError::Store { path: settings.store.clone(), source };
         let store = Embedded::open(&settings.store).map_err(in_store)?;
         store.notices().iter().for_each(|notice| tracing::warn!("{notice}"));
-        let store: Arc<dyn Store> = Arc::new(store);
+        let store = Arc::new(store);
         settings_cover(&settings, &*store)?;
-        let registry = Registry::open(store, clock.clone(), settings.key_prefix.clone()).map_err(in_store)?;
+        let registry = Registry::open(store.clone(), clock.clone(), settings.key_prefix.clone()).map_err(in_store)?;
 
         let (usage, restored) = Usage::open(&settings.store.join("usage"))?;
         let usage = Arc::new(usage);
@@ -95,6 +96,10 @@ impl Gateway {
             clock: clock.clone(),
             catalogue: Catalogue::from(settings),
             usage: use_of_key(&usage),
+            store: {
+                let (usage, registry, clock) = (usage.clone(), registry.clone(), clock.clone());
+                StoreCare::new(Arc::new(care::Running { store, usage, registry, clock }))
+            },
             readiness: readiness(&registry, &draining),
             metrics: {
                 let metrics = metrics.clone();

@@ -1,5 +1,6 @@
 //! The commands. `serve`, `demo` and `check` work on a settings file; all the others are clients of a running gateway's
-//! admin API and know nothing that it does not tell them. They never open the store: one process at a time can.
+//! admin API and know nothing that it does not tell them. The store can be opened by one process at a time: only what is done
+//! to a stopped gateway's (`store …`, `journal archive`) opens it, by way of the app.
 //!
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage or settings, 3 gateway not reachable.
 
@@ -15,6 +16,7 @@ mod machine;
 mod named;
 mod output;
 mod request;
+mod store;
 mod when;
 
 use std::ffi::OsString;
@@ -56,6 +58,9 @@ enum Command {
     /// Read who changed what, when and why
     #[command(subcommand)]
     Journal(journal::Command),
+    /// Look after what the gateway keeps: verify, rebuild, backup, restore
+    #[command(subcommand)]
+    Store(store::Command),
     /// Print a completion script for a shell
     Completion {
         /// The shell that shall complete
@@ -109,6 +114,7 @@ fn obey(command: Command) -> ExitCode {
         Command::Machine(command) => command.run(),
         Command::Key(command) => command.run(),
         Command::Journal(command) => command.run(),
+        Command::Store(command) => command.run(),
         Command::Completion { shell } => complete(shell),
     };
     outcome.map_or_else(Failure::report, |()| ExitCode::SUCCESS)

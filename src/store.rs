@@ -4,6 +4,8 @@
 //! The embedded store is two things in one folder: an append-only journal, which is the truth and which alone decides
 //! whether a change happened, and a sled mirror of it, read at start and for look-ups by id.
 
+mod archive;
+mod backup;
 mod disk;
 mod draft;
 mod effects;
@@ -15,12 +17,20 @@ mod lock;
 mod mirror;
 mod records;
 mod refill;
+mod restore;
 mod segment;
+mod snapshot;
 mod sum;
 #[cfg(test)]
 mod tests;
+mod verify;
 
+pub use archive::Archived;
+pub use backup::{Backup, Head, Manifest, check as check_backup};
 pub use embedded::Embedded;
+pub use refill::rebuild;
+pub use restore::{Restore, Restored, restore};
+pub use verify::{Verified, verify};
 
 use std::fmt;
 use std::net::IpAddr;
@@ -74,6 +84,15 @@ pub struct Entry {
     pub ops: Vec<Op>,
 }
 
+/// Who does something with the store itself, for its line in the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Author {
+    pub time: Timestamp,
+    pub actor: String,
+    pub address: Option<IpAddr>,
+    pub reason: Option<String>,
+}
+
 /// A stored record, as a scan meets it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
@@ -107,6 +126,9 @@ pub enum StoreError {
     /// which file and line, and what to do.
     #[error("{0}")]
     Unusable(String),
+    /// What was asked for does not go with what is there. Nothing was changed. Says what would be right.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// One kept truth about machines, keys and operators. Shared by the registry's writer (the only caller of `commit`) and by readers of

@@ -145,6 +145,9 @@ impl From<ChangeError> for Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Problem {
+        if let StoreError::Refused(why) = error {
+            return Problem::new(Code::Conflict, why);
+        }
         Problem::store_unavailable(format!("the store cannot be read now: {error}"))
     }
 }

@@ -1,12 +1,16 @@
 //! The JSON of the admin API, as the CLI reads it. Other types than the domain's, because they change for other reasons:
 //! a field here is a promise to clients. Times are RFC 3339 in UTC, or null.
 
+mod store;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::catalogue::Catalogue;
 use super::usage::KeyUse;
+pub use store::{ArchivedView, VerifiedView};
+
 use crate::model::{Key, Machine, OldValue, Organizations, PermissionSet, Timestamp};
 
 /// A page of a list.

@@ -1,5 +1,7 @@
 //! Speaks to the gateway: one request, one connection, one answer.
 
+mod download;
+
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,14 +1,18 @@
 //! `octroi journal …`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::client::understand;
 use super::failure::{Failure, Outcome};
 use super::output::{self, Table};
-use super::request::{Shared, now};
+use super::request::{Body, Reason, Shared, now};
+use super::store;
 use super::when::relative;
-use crate::admin::wire::JournalLine;
+use crate::admin::wire::{ArchivedView, JournalLine};
+use crate::app::care;
 use crate::model::Timestamp;
 
 /// How many lines people are shown when they do not say.
@@ -18,6 +22,19 @@ const USUAL: usize = 50;
 pub enum Command {
     /// List changes, newest first
     List(ListArgs),
+    /// Move the older files of the journal to a folder, so that they can leave the machine
+    Archive(ArchiveArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ArchiveArgs {
+    /// The folder, on the machine that the gateway runs on; made if need be
+    #[arg(long, value_name = "FOLDER")]
+    to: PathBuf,
+    #[command(flatten)]
+    reason: Reason,
+    #[command(flatten)]
+    shared: Shared,
 }
 
 #[derive(Debug, Args)]
@@ -31,8 +48,39 @@ pub struct ListArgs {
 
 impl Command {
     pub fn run(self) -> Outcome {
-        let Command::List(args) = self;
-        args.run()
+        match self {
+            Command::List(args) => args.run(),
+            Command::Archive(args) => args.run(),
+        }
+    }
+}
+
+impl ArchiveArgs {
+    fn run(self) -> Outcome {
+        let to = std::path::absolute(&self.to).map_err(|error| Failure::Usage(format!("{}: {error}", self.to.display())))?;
+        let body = Body::default().with("to", Some(to.display().to_string())).because(&self.reason);
+        let online =
+            || -> Result<ArchivedView, Failure> { understand(self.shared.client()?.ask("POST", "/v1/journal/archive", Some(&body))?) };
+        let archived = store::on_or_off(&self.shared, online, |settings| {
+            care::archive(settings, &to, self.reason.reason.clone()).map_err(store::failed)
+        })?;
+        if self.shared.wants_json() {
+            return output::print_json(&archived);
+        }
+        output::print(&told(&archived))
+    }
+}
+
+fn told(archived: &ArchivedView) -> String {
+    match (archived.files.as_slice(), archived.first) {
+        ([], _) => "There is nothing to archive: no change is older than the last archiving.\n".to_owned(),
+        (files, first) => format!(
+            "Moved to {}: {}.\nThe journal now begins with change {}, and a snapshot of {} records.\n",
+            output::tame(&archived.to),
+            files.join(", "),
+            first.unwrap_or_default(),
+            archived.records
+        ),
     }
 }
 

@@ -30,6 +30,14 @@ impl Gateway {
         self.named().or_else(|| from_env().named()).unwrap_or_else(|| usual(Path::new("")))
     }
 
+    /// The settings file: what the command line names, else the environment. For what can be done to a stopped gateway.
+    pub fn settings(&self) -> Option<PathBuf> {
+        if self.socket.is_some() {
+            return None;
+        }
+        self.config.clone().or_else(|| env("OCTROI_CONFIG").filter(|_| env("OCTROI_SOCKET").is_none()))
+    }
+
     fn named(&self) -> Option<Result<PathBuf, Failure>> {
         match self {
             Gateway { socket: Some(socket), .. } => Some(Ok(socket.clone())),

@@ -26,6 +26,11 @@ impl Shared {
         Client::new(Address::Socket(self.gateway.socket()?))
     }
 
+    /// The settings file, where one was named: with it, some things can be done to a stopped gateway.
+    pub fn settings(&self) -> Option<std::path::PathBuf> {
+        self.gateway.settings()
+    }
+
     pub fn wants_json(&self) -> bool {
         self.output == Format::Json
     }

@@ -8,7 +8,7 @@ use super::line::{self, Chain};
 use super::mirror::{Mirror, Writes};
 use super::records::{self, Private, StoredOp, Unreadable};
 use super::sum::Sum;
-use super::{Entry, Op, Seq, Subject};
+use super::{Author, Entry, Op, Seq, Subject};
 
 /// The head of the journal: what the next line follows from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,9 @@ struct Public<'a> {
     base: u64,
     state: String,
     previous: Previous,
+    /// Of a line about the store itself: what was done with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<&'a Value>,
 }
 
 /// The lines to go on reading from.
@@ -87,8 +90,30 @@ impl<'m> Draft<'m> {
             base: self.base,
             state: self.effects.sum.to_string(),
             previous,
+            store: None,
         };
         self.push(&to_json(&public), &to_json(&Private { ops }), &entry.actor)?;
+        Ok(seq)
+    }
+
+    /// Adds a line that changes no record: something was done with the store itself.
+    pub fn note(&mut self, author: &Author, what: &str, store: &Value) -> Result<Seq, Failure> {
+        let seq = self.tail.seq + 1;
+        let public = Public {
+            seq,
+            time: author.time.to_string(),
+            actor: &author.actor,
+            address: author.address.map(|a| a.to_string()),
+            reason: author.reason.as_deref(),
+            what,
+            subject: "store".into(),
+            changes: Vec::new(),
+            base: self.base,
+            state: self.effects.sum.to_string(),
+            previous: Previous { subject: None, actor: self.effects.last_by(&author.actor)? },
+            store: Some(store),
+        };
+        self.push(&to_json(&public), &to_json(&Private { ops: Vec::new() }), &author.actor)?;
         Ok(seq)
     }
 

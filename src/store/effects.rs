@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::line::Chain;
-use super::mirror::{self, Applied, Broken, Mirror, Writes};
+use super::mirror::{self, Applied, Broken, Mirror, Write, Writes};
 use super::records::{self, StoredOp, Unreadable};
 use super::sum::Sum;
 use super::{Kept, Seq, Subject};
@@ -28,6 +28,38 @@ impl From<Unreadable> for Failure {
     }
 }
 
+/// What effects build upon, and what is brought forward by them: records by their names in the mirror.
+pub trait Base {
+    fn get(&self, name: &[u8]) -> Result<Option<Vec<u8>>, Broken>;
+    /// Visits the names that begin with `prefix`, in order.
+    fn names(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8])) -> Result<(), Broken>;
+    /// Writes lines in order.
+    fn apply(&self, lines: &[Writes]) -> Result<(), Broken>;
+    /// Puts what belongs to no line yet.
+    fn fill(&self, writes: &[Write]) -> Result<(), Broken>;
+}
+
+impl Base for Mirror {
+    fn get(&self, name: &[u8]) -> Result<Option<Vec<u8>>, Broken> {
+        Mirror::get(self, name)
+    }
+
+    fn names(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8])) -> Result<(), Broken> {
+        self.walk(prefix, None, |name, _| {
+            each(name);
+            true
+        })
+    }
+
+    fn apply(&self, lines: &[Writes]) -> Result<(), Broken> {
+        Mirror::apply(self, lines)
+    }
+
+    fn fill(&self, writes: &[Write]) -> Result<(), Broken> {
+        Mirror::fill(self, writes)
+    }
+}
+
 /// A record as it was and as it is, by its values in the mirror.
 pub struct Touched {
     pub record: Subject,
@@ -37,18 +69,18 @@ pub struct Touched {
 
 /// The effects of some lines in order, not written yet; each line sees what the ones before it did.
 pub struct Effects<'m> {
-    mirror: &'m Mirror,
+    base: &'m dyn Base,
     /// Over all live records after what was done so far.
     pub sum: Sum,
     changed: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    current: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    current: Vec<Write>,
     lines: Vec<Writes>,
 }
 
 impl<'m> Effects<'m> {
-    /// `sum` is that over the records in the mirror now.
-    pub fn upon(mirror: &'m Mirror, sum: Sum) -> Effects<'m> {
-        Effects { mirror, sum, changed: BTreeMap::new(), current: Vec::new(), lines: Vec::new() }
+    /// `sum` is that over the records there now.
+    pub fn upon(base: &'m dyn Base, sum: Sum) -> Effects<'m> {
+        Effects { base, sum, changed: BTreeMap::new(), current: Vec::new(), lines: Vec::new() }
     }
 
     /// Does one op of line `seq`. `None` when it changes nothing: what is to be deleted is not there.
@@ -97,11 +129,10 @@ impl<'m> Effects<'m> {
     pub fn keys_of(&self, machine: MachineId) -> Result<Vec<KeyId>, Broken> {
         let prefix = mirror::index_prefix(machine);
         let mut keys = Vec::new();
-        self.mirror.walk(&prefix, None, |name, _| {
+        self.base.names(&prefix, &mut |name| {
             if !self.changed.contains_key(name) {
                 keys.extend(mirror::indexed_key(name));
             }
-            true
         })?;
         let ours = self.changed.range(prefix.clone()..).take_while(|(name, _)| name.starts_with(&prefix));
         keys.extend(ours.filter(|(_, value)| value.is_some()).filter_map(|(name, _)| mirror::indexed_key(name)));
@@ -128,7 +159,7 @@ impl<'m> Effects<'m> {
 
     /// Ends a line: what was done since the last one is its doing.
     pub fn end_line(&mut self, seq: Seq, chain: Chain, actor: &str) -> Result<(), Broken> {
-        self.set(mirror::actor_name(actor), Some(seq.to_be_bytes().to_vec()))?;
+        self.remember(actor, seq)?;
         self.lines.push(Writes { applied: Applied { seq, chain }, writes: std::mem::take(&mut self.current) });
         Ok(())
     }
@@ -138,10 +169,20 @@ impl<'m> Effects<'m> {
         self.lines
     }
 
+    /// Puts the number of an actor's last change in place.
+    pub fn remember(&mut self, actor: &str, seq: Seq) -> Result<(), Broken> {
+        self.set(mirror::actor_name(actor), Some(seq.to_be_bytes().to_vec())).map(drop)
+    }
+
+    /// What was done since the last line ended, to be written without one.
+    pub fn into_writes(self) -> Vec<Write> {
+        self.current
+    }
+
     fn get(&self, name: &[u8]) -> Result<Option<Vec<u8>>, Broken> {
         match self.changed.get(name) {
             Some(value) => Ok(value.clone()),
-            None => self.mirror.get(name),
+            None => self.base.get(name),
         }
     }
 
@@ -159,6 +200,39 @@ impl<'m> Effects<'m> {
 
 fn touched(record: Subject, before: Option<Vec<u8>>, after: Option<Vec<u8>>) -> Option<Touched> {
     (before.is_some() || after.is_some()).then_some(Touched { record, before, after })
+}
+
+/// A record, or an actor's last change, as it stands in the mirror.
+pub enum Standing {
+    Record(Seq, StoredOp),
+    Actor(String, Seq),
+}
+
+/// Reads a name and value of the mirror; `None` for what follows from others: the index, and how far it stands.
+pub fn standing_in(name: &[u8], value: &[u8]) -> Result<Option<Standing>, Unreadable> {
+    let unreadable = Unreadable::Field("seq");
+    let stored = |stored: &[u8]| serde_json::from_slice(stored).map_err(|e| Unreadable::Json(e.column()));
+    match name.first() {
+        Some(b'm') => {
+            let (seq, bytes) = mirror::split_plain(value).ok_or(unreadable)?;
+            Ok(Some(Standing::Record(seq, StoredOp::PutMachine(stored(bytes)?))))
+        }
+        Some(b'o') => {
+            let (seq, bytes) = mirror::split_plain(value).ok_or(unreadable)?;
+            Ok(Some(Standing::Record(seq, StoredOp::PutOperator(stored(bytes)?))))
+        }
+        Some(b'k') => {
+            let (seq, _, bytes) = mirror::split_key(value).ok_or(unreadable)?;
+            Ok(Some(Standing::Record(seq, StoredOp::PutKey(stored(bytes)?))))
+        }
+        Some(b'a') => {
+            let actor = String::from_utf8(name[1..].to_vec()).map_err(|_| Unreadable::Field("actor"))?;
+            let seq = value.try_into().map(Seq::from_be_bytes).map_err(|_| unreadable)?;
+            Ok(Some(Standing::Actor(actor, seq)))
+        }
+        // A record of a kind that is not written here would show in the sum.
+        _ => Ok(None),
+    }
 }
 
 /// Reads a machine out of its value in the mirror.

@@ -20,17 +20,20 @@ use super::lock;
 use super::mirror::{self, Broken, Mirror};
 use super::records::Unreadable;
 use super::refill::{self, Found};
-use super::{Entry, Health, Kept, Record, Seq, Store, StoreError};
+use super::restore;
+use super::{Author, Entry, Health, Kept, Record, Seq, Store, StoreError};
 use crate::model::{Key, KeyId, Machine, MachineId, Operator, OperatorId};
 
 /// The store that a single gateway keeps in a folder of its own.
 pub struct Embedded {
     folder: PathBuf,
-    journal: Mutex<Journal>,
+    pub(super) journal: Mutex<Journal>,
     /// Held for as long as it takes to clone or replace what is in it.
     mirror: RwLock<Slot>,
     trouble: Mutex<Trouble>,
     notices: Mutex<Vec<String>>,
+    /// Held while older files are moved out.
+    pub(super) archiving: Mutex<()>,
     /// Declared last: released when everything above is closed.
     _lock: File,
 }
@@ -57,10 +60,12 @@ impl Embedded {
 
     pub(super) fn open_on(folder: &Path, disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Embedded, StoreError> {
         let unusable = |e| StoreError::Unavailable(format!("{} cannot be used as a store: {e}", folder.display()));
-        let journal_folder = folder.join("journal");
-        disk::make_folder(&journal_folder).map_err(unusable)?;
+        disk::make_folder(folder).map_err(unusable)?;
         let lock = lock::take(folder)?;
         let mut notices = Vec::new();
+        notices.extend(restore::settle(folder)?);
+        let journal_folder = folder.join("journal");
+        disk::make_folder(&journal_folder).map_err(unusable)?;
         tidy(folder, &mut notices);
         let mut journal = Journal::read(&journal_folder, disk, segment_bytes)?;
         let kept = refill::judge(folder, &journal)?;
@@ -87,6 +92,7 @@ impl Embedded {
             mirror: RwLock::new(Slot::Serving(Arc::new(mirror))),
             trouble: Mutex::default(),
             notices: Mutex::new(notices),
+            archiving: Mutex::default(),
             _lock: lock,
         })
     }
@@ -94,6 +100,10 @@ impl Embedded {
     /// What an operator should be told of the start and of recoveries since, in the order in which it was found.
     pub fn notices(&self) -> Vec<String> {
         self.notices.lock().clone()
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     pub(super) fn serving(&self) -> Result<Arc<Mirror>, StoreError> {
@@ -109,7 +119,7 @@ impl Embedded {
         question(&mirror).map_err(|failure| self.explain(&mirror, failure))
     }
 
-    fn explain(&self, mirror: &Arc<Mirror>, failure: Failure) -> StoreError {
+    pub(super) fn explain(&self, mirror: &Arc<Mirror>, failure: Failure) -> StoreError {
         match failure {
             Failure::Mirror(broken) => StoreError::Unavailable(self.retire(mirror, &broken)),
             Failure::Record(unreadable) => {
@@ -125,7 +135,7 @@ impl Embedded {
         why
     }
 
-    fn note_condition(&self, journal: &Journal) {
+    pub(super) fn note_condition(&self, journal: &Journal) {
         self.trouble.lock().journal = match journal.condition() {
             Condition::Good => None,
             Condition::Failing(why) | Condition::Unsure(why) => Some(why.clone()),
@@ -138,13 +148,31 @@ impl Embedded {
         let mut draft = Draft::new(&mirror, journal.tail(), base);
         let seqs = group.iter().map(|entry| draft.add(entry)).collect::<Result<Vec<Seq>, Failure>>();
         let seqs = seqs.map_err(|failure| self.explain(&mirror, failure))?;
+        self.store(journal, &mirror, draft)?;
+        Ok(seqs)
+    }
+
+    /// Makes lines durable, and then the mirror follow.
+    pub(super) fn store(&self, journal: &mut Journal, mirror: &Arc<Mirror>, draft: Draft<'_>) -> Result<(), StoreError> {
         journal.append(&draft.bytes, &draft.starts, draft.tail)?;
         // From here on the group happened, whatever becomes of the mirror.
         if let Err(broken) = mirror.apply(&draft.into_writes()) {
-            let why = self.retire(&mirror, &broken);
+            let why = self.retire(mirror, &broken);
             tracing::error!(reason = why, "the store takes no more changes until its mirror is refilled");
         }
-        Ok(seqs)
+        Ok(())
+    }
+
+    /// Adds a line about the store itself.
+    pub(super) fn note(&self, author: &Author, what: &str, told: &serde_json::Value) -> Result<Seq, StoreError> {
+        let mut journal = self.journal.lock();
+        let mirror = self.serving()?;
+        let base = journal.begin()?;
+        let mut draft = Draft::new(&mirror, journal.tail(), base);
+        let seq = draft.note(author, what, told).map_err(|failure| self.explain(&mirror, failure))?;
+        let stored = self.store(&mut journal, &mirror, draft);
+        self.note_condition(&journal);
+        stored.map(|()| seq)
     }
 
     /// Refills a mirror that failed, as a start does.
@@ -238,13 +266,18 @@ impl Store for Embedded {
             // The lock is not held while the disk is read: a page must not keep changes waiting.
             let Some(block) = self.journal.lock().block(next - 1) else { break };
             let mut lines = Vec::new();
-            block.each(|seq, line| {
+            let read = block.each(|seq, line| {
                 if seq < next {
                     let public = serde_json::from_slice(line.public);
                     lines.push(public.map_err(|_| block.unusable(seq, "its public part is no JSON"))?);
                 }
                 Ok(())
-            })?;
+            });
+            match read {
+                // Archived meanwhile: the journal ends here now.
+                Err(_) if self.journal.lock().block(next - 1).is_none() => break,
+                read => read?,
+            }
             page.extend(lines.into_iter().rev().take(limit - page.len()));
             next = block.first;
         }

@@ -5,6 +5,9 @@
 //! - *The write or the `fdatasync` fails*: what of it reached the disk is unknown, and after a failed `fdatasync` the page cache lies about it.
 //!   The file is cut back to the end of the group before, and that is synced.
 //! - *That fails, too*: nothing more is written until the file was opened anew, cut, synced and its last lines were read back.
+//!
+//! Files that were archived are missing at the front. The first one that is left is then vouched for by a [snapshot](super::snapshot): all
+//! records as they were before its first line, whose digest stands in that line.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -13,8 +16,9 @@ use std::sync::Arc;
 
 use super::disk::{self, Disk};
 use super::draft::Tail;
-use super::line::{self, Chain, FORMAT, Header};
+use super::line::{self, Chain, FORMAT, Header, PLAIN_FORMAT};
 use super::segment::{Block, Damage, Segment};
+use super::snapshot::Snapshot;
 use super::sum::Sum;
 use super::{Seq, StoreError};
 
@@ -40,6 +44,10 @@ pub struct Journal {
     segment_bytes: u64,
     segments: Vec<Segment>,
     file: Option<File>,
+    /// What stood before the first line that is here: nothing, unless older files were archived.
+    origin: Tail,
+    /// The newest one that the journal vouches for.
+    snapshot: Option<Snapshot>,
     tail: Tail,
     damage: Option<Damage>,
     condition: Condition,
@@ -48,10 +56,12 @@ pub struct Journal {
 impl Journal {
     /// Reads what is there and changes nothing. Damage that is no unfinished end is refused.
     pub fn read(folder: &Path, disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Journal, StoreError> {
-        let mut tail = Tail { seq: 0, chain: Chain::START, state: Sum::default() };
+        let paths = files_in(folder)?;
+        let begun = paths.first().map(|first| Segment::origin(first)).transpose()?.flatten();
+        let origin = begun.unwrap_or(Tail { seq: 0, chain: Chain::START, state: Sum::default() });
+        let mut tail = origin;
         let mut segments: Vec<Segment> = Vec::new();
         let mut found = None;
-        let paths = files_in(folder)?;
         for (i, path) in paths.iter().enumerate() {
             let (segment, damage) = Segment::read(path, &mut tail)?;
             match damage {
@@ -63,8 +73,37 @@ impl Journal {
                 segments.push(segment);
             }
         }
+        let mut snapshot = None;
+        for segment in segments.iter().rev() {
+            snapshot = Snapshot::vouched_for(segment)?;
+            if snapshot.is_some() {
+                break;
+            }
+        }
+        if origin.seq > 0 && snapshot.is_none() {
+            return Err(begins_nowhere(folder, &paths, origin.seq));
+        }
         let folder = folder.to_owned();
-        Ok(Journal { folder, disk, segment_bytes, segments, file: None, tail, damage: found, condition: Condition::Good })
+        Ok(Journal { folder, disk, segment_bytes, segments, file: None, origin, snapshot, tail, damage: found, condition: Condition::Good })
+    }
+
+    /// What stood before the first line that is here.
+    pub fn origin(&self) -> Tail {
+        self.origin
+    }
+
+    /// From where a mirror can be filled when the first changes are no longer here.
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_ref()
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The files in their order, each with its first line's number and how much of it is durable.
+    pub fn files(&self) -> impl Iterator<Item = (Seq, &Path, u64)> {
+        self.segments.iter().map(|segment| (segment.first, segment.path.as_path(), segment.end))
     }
 
     /// An end that was never acknowledged, as far as the journal alone can tell.
@@ -87,6 +126,7 @@ impl Journal {
             Some(damage) => Some(self.cut_off(&damage).map_err(|e| unwritable(&damage.path, &e))?),
             None => None,
         };
+        self.remove_strays().map_err(|e| unwritable(&self.folder, &e))?;
         match self.segments.last() {
             Some(last) => {
                 let file = open_to_write(&last.path).map_err(|e| unwritable(&last.path, &e))?;
@@ -94,10 +134,25 @@ impl Journal {
                 self.file = Some(file);
             }
             None => {
-                self.begin_segment().map_err(|e| unwritable(&self.folder, &e))?;
+                self.begin_segment(PLAIN_FORMAT).map_err(|e| unwritable(&self.folder, &e))?;
             }
         }
         Ok(notice)
+    }
+
+    /// A snapshot that no line vouches for is what an archiving left behind that was cut off.
+    fn remove_strays(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            let number = name.strip_suffix(".snapshot").and_then(|n| n.parse::<Seq>().ok());
+            let segment = self.segments.iter().find(|segment| Some(segment.first) == number);
+            let vouched = segment.is_some_and(|segment| Snapshot::vouched_for(segment).is_ok_and(|snapshot| snapshot.is_some()));
+            if name.ends_with(".snapshot.new") || (number.is_some() && !vouched) {
+                std::fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
     }
 
     fn cut_off(&self, damage: &Damage) -> io::Result<String> {
@@ -121,16 +176,36 @@ impl Journal {
         if end < self.segment_bytes {
             return Ok(end);
         }
-        self.begin_segment().map_err(|error| self.failing(&error))
+        self.begin_segment(PLAIN_FORMAT).map_err(|error| self.failing(&error))
+    }
+
+    /// Begins a file whose first line will vouch for a snapshot. One that has no line yet will do.
+    pub fn begin_after_snapshot(&mut self) -> Result<u64, StoreError> {
+        match self.segments.last() {
+            Some(last) if last.lines == 0 => self.begin(),
+            _ if matches!(self.condition, Condition::Unsure(_)) => self.begin(),
+            _ => self.begin_segment(FORMAT).map_err(|error| self.failing(&error)),
+        }
+    }
+
+    /// From now on the journal rests on this snapshot, which the line `before` vouches for.
+    pub fn rest_on(&mut self, snapshot: Snapshot) {
+        self.snapshot = Some(snapshot);
+    }
+
+    /// Lets go of the files before the one that begins with `first`, whose header says `origin`.
+    pub fn forget_before(&mut self, origin: Tail) {
+        self.segments.retain(|segment| segment.first > origin.seq);
+        self.origin = origin;
     }
 
     /// The file exists, with a header, for good, before anything is acknowledged in it. A leftover of an attempt that failed holds
     /// nothing and is overwritten.
-    fn begin_segment(&mut self) -> io::Result<u64> {
+    fn begin_segment(&mut self, format: u32) -> io::Result<u64> {
         let first = self.tail.seq + 1;
         let path = self.folder.join(format!("{first:08}.log"));
         let mut bytes = Vec::new();
-        let header = Header { journal: FORMAT, first, state: self.tail.state.to_string() };
+        let header = Header { journal: format, first, state: self.tail.state.to_string() };
         line::encode(&self.tail.chain, &serde_json::to_vec(&header).map_err(io::Error::other)?, b"{}", &mut bytes);
         let file = self.disk.create(&path)?;
         self.disk.write(&file, &bytes, 0)?;
@@ -244,6 +319,9 @@ impl Journal {
 fn files_in(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let unreadable = |e: io::Error| StoreError::Unavailable(format!("{} cannot be read: {e}", folder.display()));
     let mut files = Vec::new();
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         let first = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".log")).and_then(|n| n.parse::<Seq>().ok());
@@ -251,6 +329,16 @@ fn files_in(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     }
     files.sort();
     Ok(files.into_iter().map(|(_, path)| path).collect())
+}
+
+fn begins_nowhere(folder: &Path, paths: &[PathBuf], before: Seq) -> StoreError {
+    let first = paths.first().map_or(folder, PathBuf::as_path);
+    StoreError::Unusable(format!(
+        "{} begins with change {}: the files of the journal before it are missing, and so is a snapshot to begin with; bring the whole folder back \
+         from one backup",
+        first.display(),
+        before + 1
+    ))
 }
 
 fn open_to_write(path: &Path) -> io::Result<File> {

@@ -21,8 +21,11 @@ use sha2::{Digest, Sha256};
 use super::sum::Sum;
 use super::{Seq, hex};
 
-/// What a journal of this make says in its headers. A higher number is refused, never guessed at.
-pub const FORMAT: u32 = 1;
+/// The highest format that is read. A file of it begins after a snapshot, which versions before could not read. A higher number is refused,
+/// never guessed at.
+pub const FORMAT: u32 = 2;
+/// What the header of any other file says.
+pub const PLAIN_FORMAT: u32 = 1;
 
 const CRC: Range<usize> = 0..8;
 const CHAIN: Range<usize> = 9..73;
@@ -130,7 +133,7 @@ pub fn salvage(bytes: &[u8]) -> impl Iterator<Item = Line<'_>> {
 /// What stands in the first line of a segment, so that the segment can be understood without the ones before it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Header {
-    /// [`FORMAT`].
+    /// [`PLAIN_FORMAT`] or [`FORMAT`].
     pub journal: u32,
     /// The number of the first change in this segment.
     pub first: Seq,

@@ -46,10 +46,13 @@ pub struct Applied {
     pub chain: Chain,
 }
 
-/// What one journal line writes: names, and their values or `None` where they go.
+/// A name and its value, `None` where it goes.
+pub type Write = (Vec<u8>, Option<Vec<u8>>);
+
+/// What one journal line writes.
 pub struct Writes {
     pub applied: Applied,
-    pub writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    pub writes: Vec<Write>,
 }
 
 /// An open mirror. Closing it, too, may panic on a damaged one, and must not take the process with it.
@@ -152,6 +155,22 @@ impl Mirror {
                 self.write(std::mem::take(&mut batch))?;
                 size = 0;
             }
+        }
+        Ok(())
+    }
+
+    /// Puts records in place of which it is not said yet up to which line they stand. Only then does [`Mirror::apply`] make
+    /// a mirror of them: one that a crash leaves half filled stands for nothing.
+    pub fn fill(&self, writes: &[Write]) -> Result<(), Broken> {
+        for part in writes.chunks(BATCH) {
+            let mut batch = sled::Batch::default();
+            for (name, value) in part {
+                match value {
+                    Some(value) => batch.insert(name.as_slice(), value.as_slice()),
+                    None => batch.remove(name.as_slice()),
+                }
+            }
+            self.write(batch)?;
         }
         Ok(())
     }

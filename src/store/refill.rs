@@ -3,14 +3,16 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::effects::{Effects, Failure};
-use super::journal::Journal;
+use super::draft::Tail;
+use super::effects::{Base, Effects, Failure};
+use super::journal::{Journal, SEGMENT_BYTES};
 use super::line::{Chain, Facts, Fault, Line};
-use super::mirror::{Applied, Broken, Mirror};
+use super::mirror::{Applied, Broken, Mirror, Writes};
 use super::segment::Block;
 use super::sum::Sum;
-use super::{Seq, StoreError, disk, records};
+use super::{Seq, StoreError, disk, lock, records, restore, verify};
 use crate::clock::Clock;
 
 /// So many mirrors that were moved aside are kept for whoever wants to look at them.
@@ -67,11 +69,15 @@ pub fn judge(folder: &Path, journal: &Journal) -> Result<Found, StoreError> {
     if applied.seq > journal.tail().seq {
         return Err(older(folder, journal, applied.seq));
     }
+    if applied.seq < journal.origin().seq {
+        let why = format!("it stands at change {}, and the changes after it were archived", applied.seq);
+        return Ok(Found::Damaged(Broken(why)));
+    }
     let (chain, state) = standing(journal, applied.seq)?;
     if chain != applied.chain {
         return Err(StoreError::Unusable(format!(
             "change {} in {} is not the one that {} was made from: the journal comes from elsewhere, or was changed; bring the right one back. \
-             Only if its loss is accepted, and with it that revoked keys may be valid again: move the folder sled away and start again",
+             Only if its loss is accepted, and with it that revoked keys may be valid again: octroi store restore --accept-rollback",
             applied.seq,
             folder.join("journal").display(),
             sled.display()
@@ -105,17 +111,17 @@ fn older(folder: &Path, journal: &Journal, applied: Seq) -> StoreError {
         ),
         None => format!(
             "the journal in {} is older than its mirror: it ends with change {tail}, the mirror holds changes up to {applied}. A lost or restored \
-             journal would bring revoked keys back; restore the newer journal. Only if the loss is accepted: move the folder sled away and start \
-             again",
+             journal would bring revoked keys back; restore the newer journal. Only if the loss is accepted: octroi store restore --accept-rollback",
             folder.display()
         ),
     })
 }
 
-/// The head of the chain and the sum after a change that the journal holds.
-fn standing(journal: &Journal, seq: Seq) -> Result<(Chain, Sum), StoreError> {
-    if seq == 0 {
-        return Ok((Chain::START, Sum::default()));
+/// The head of the chain and the sum after a change that the journal holds, or that stood before its first one.
+pub fn standing(journal: &Journal, seq: Seq) -> Result<(Chain, Sum), StoreError> {
+    let origin = journal.origin();
+    if seq == origin.seq {
+        return Ok((origin.chain, origin.state));
     }
     let block = journal.block(seq).ok_or_else(|| StoreError::Unusable(format!("the journal has no change {seq}")))?;
     let mut standing = None;
@@ -134,11 +140,11 @@ fn facts(block: &Block, seq: Seq, line: &Line<'_>) -> Result<(Facts, Sum), Store
     facts.map_err(|fault| block.unusable(seq, &fault.to_string()))
 }
 
-/// Replays the lines after `applied` into a mirror whose records sum up to `sum`. The sum is compared with every line's.
-pub fn catch_up(mirror: &Mirror, journal: &Journal, applied: Seq, mut sum: Sum) -> Result<(), Stuck> {
+/// Replays the lines after `applied` upon records that sum up to `sum`. The sum is compared with every line's.
+pub fn catch_up(base: &dyn Base, journal: &Journal, applied: Seq, mut sum: Sum) -> Result<(), Stuck> {
     let mut next = applied + 1;
     while let Some(block) = journal.block(next) {
-        let mut effects = Effects::upon(mirror, sum);
+        let mut effects = Effects::upon(base, sum);
         let mut broken = None;
         let end = journal.tail().seq;
         let before = next;
@@ -163,7 +169,7 @@ pub fn catch_up(mirror: &Mirror, journal: &Journal, applied: Seq, mut sum: Sum) 
             return Err(block.unusable(next, "it is not there").into());
         }
         sum = effects.sum;
-        mirror.apply(&effects.into_lines())?;
+        base.apply(&effects.into_lines())?;
     }
     Ok(())
 }
@@ -201,11 +207,44 @@ pub fn fill(folder: &Path, journal: &Journal, notices: &mut Vec<String>) -> Resu
     let failed = |Broken(why)| StoreError::Unavailable(format!("{} cannot be filled from the journal: {why}", sled.display()));
     disk::make_folder(&sled).map_err(|e| failed(Broken(e.to_string())))?;
     let mirror = Mirror::open(&sled).map_err(failed)?;
-    match catch_up(&mirror, journal, 0, Sum::default()) {
+    match from_the_beginning(&mirror, journal) {
         Ok(()) => Ok(mirror),
         Err(Stuck::Mirror(broken)) => Err(failed(broken)),
         Err(Stuck::Journal(error)) => Err(error),
     }
+}
+
+/// Fills what is empty: from the journal's first change, or where that was archived, from the snapshot on.
+pub fn from_the_beginning(base: &dyn Base, journal: &Journal) -> Result<(), Stuck> {
+    let Some(snapshot) = journal.snapshot().filter(|_| journal.origin().seq > 0) else {
+        return catch_up(base, journal, 0, Sum::default());
+    };
+    let seq = snapshot.before - 1;
+    let (chain, state) = standing(journal, seq)?;
+    snapshot.load(base, Tail { seq, chain, state })?;
+    base.apply(&[Writes { applied: Applied { seq, chain }, writes: Vec::new() }])?;
+    catch_up(base, journal, seq, state)
+}
+
+/// Throws the mirror of a stopped gateway away and makes another, however good it was. Says how many records it has. A journal that is older than
+/// the mirror is refused: nothing else knows of what it lost.
+pub fn rebuild(folder: &Path) -> Result<u64, StoreError> {
+    if !folder.join("journal").is_dir() {
+        return Err(StoreError::Unavailable(format!("there is no store in {}", folder.display())));
+    }
+    let _lock = lock::take(folder)?;
+    restore::settle(folder)?;
+    let mut journal = Journal::read(&folder.join("journal"), Arc::new(disk::Real), SEGMENT_BYTES)?;
+    drop(judge(folder, &journal)?);
+    journal.settle()?;
+    let sled = folder.join("sled");
+    let failed = |why: String| StoreError::Unavailable(format!("{} cannot be made anew: {why}", sled.display()));
+    if sled.exists() {
+        // What cannot be a mirror may as well be a file.
+        if sled.is_dir() { fs::remove_dir_all(&sled) } else { fs::remove_file(&sled) }.map_err(|e| failed(e.to_string()))?;
+    }
+    let mirror = fill(folder, &journal, &mut Vec::new())?;
+    verify::count(&mirror).map_err(|Broken(why)| failed(why))
 }
 
 /// Moves a mirror that is of no use aside and makes another.

@@ -87,6 +87,19 @@ impl Segment {
         Some(Block { path: self.path.clone(), first, first_in_segment: self.first, from, to })
     }
 
+    /// What stood before a file's first line, as its header says; `None` where the header is damaged or nothing was before.
+    pub fn origin(path: &Path) -> Result<Option<Tail>, StoreError> {
+        let mut reading = Reading::open(path)?;
+        if !reading.next_line()? {
+            return Ok(None);
+        }
+        let told = reading.line().and_then(|line| Ok((line.chain, header_in(&line)?)));
+        Ok(told.ok().and_then(|(chain, header)| {
+            let state = Sum::parse(&header.state)?;
+            (header.first > 1).then_some(Tail { seq: header.first - 1, chain, state })
+        }))
+    }
+
     /// Reads a file from its beginning. `tail` is that of the segments before it and is moved on. Lines are judged by checksum and
     /// chain; the content of the last one must be right, too.
     pub fn read(path: &Path, tail: &mut Tail) -> Result<(Segment, Option<Damage>), StoreError> {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use octroi::clock::Clock;
 use octroi::model::SecretHash;
+use octroi::store::{Author, Restore, restore, verify};
 use serde_json::Value;
 
 use crate::support::admin::text;
@@ -72,4 +73,28 @@ fn a_store_of_version_1_is_read_for_ever() {
     let before = expected["journal"][0]["seq"].as_u64().unwrap();
     let line = &admin.get("/v1/journal?limit=1")["data"][0];
     assert_eq!((line["seq"].as_u64(), &line["subject"]), (Some(before + 1), &machine["id"]));
+}
+
+#[test]
+fn a_backup_of_version_1_with_a_snapshot_in_it_is_restored_for_ever() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/backup-v1");
+    let expected: Value = serde_json::from_str(&fs::read_to_string(fixture.join("expected.json")).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let author = Author { time: NOON, actor: "test".into(), address: None, reason: None };
+    let store = folder.path().join("store");
+    let source = fixture.join("backup.octroi");
+    let request = Restore { folder: &store, source: Some(&source), accept_rollback: false, author: &author };
+    assert_eq!(restore(&request).unwrap().head.to_string(), text(&expected["head"]));
+    let verified = verify(&store).unwrap();
+    assert_eq!((Some(verified.first), Some(verified.records)), (expected["first"].as_u64(), expected["records"].as_u64()));
+    let upstream = Upstream::plain();
+    let settings = format!("{}store: {{path: '{}'}}\n", gateway::settings(upstream.address), store.display());
+    let gateway = Gateway::with(settings, Clock::manual(NOON));
+    for value in expected["values"].as_array().unwrap() {
+        let answer = gateway.get("/v1/sensors", &[("X-API-Key", &text(&value["value"]))]);
+        match value["answer"].as_str() {
+            Some(code) => assert_eq!(answer.code(), code, "{value}"),
+            None => assert_eq!(answer.status, 200, "{value}: {answer:?}"),
+        }
+    }
 }

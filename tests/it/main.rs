@@ -9,6 +9,7 @@ mod support;
 mod admin;
 mod attack;
 mod bounds;
+mod care;
 mod commands;
 mod crash;
 mod credentials;

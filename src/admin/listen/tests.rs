@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::super::catalogue::tests::example;
-use super::super::{KeyUse, Readiness};
+use super::super::{Care, KeyUse, Readiness, StoreCare};
 use super::{Admin, AdminSocket, Arc, Listeners, SocketAddr, StdTcpListener, serve};
 use crate::clock::Clock;
 use crate::model::{Key, KeyId, Machine, MachineId, Operator, OperatorId, Timestamp};
 use crate::registry::Registry;
-use crate::store::{Entry, Health, Kept, Record, Seq, Store, StoreError};
+use crate::store::{Archived, Author, Backup, Entry, Health, Kept, Record, Seq, Store, StoreError, Verified};
 
 /// A store on a dead disk: it starts empty and then fails at everything.
 struct Dead;
@@ -57,6 +57,18 @@ impl Store for Dead {
     fn recover(&self) {}
 }
 
+impl Care for Dead {
+    fn backup(&self) -> Result<Backup, StoreError> {
+        dead()
+    }
+    fn verify(&self) -> Result<Verified, StoreError> {
+        dead()
+    }
+    fn archive(&self, _: &Path, _: &Author) -> Result<Archived, StoreError> {
+        dead()
+    }
+}
+
 struct Running {
     _folder: tempfile::TempDir,
     socket: PathBuf,
@@ -73,6 +85,7 @@ fn admin() -> Arc<Admin> {
         clock,
         catalogue: example(),
         usage: Arc::new(|_| KeyUse::default()),
+        store: StoreCare::new(Arc::new(Dead)),
         readiness: Arc::new(|| Readiness::NotReady { status: "degraded", reasons: vec!["the disk is dead".into()] }),
         metrics: Arc::new(|| "octroi_build_info 1\n".into()),
     })

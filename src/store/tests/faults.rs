@@ -81,7 +81,7 @@ fn run(from: u32, failures: u32, whole: bool) -> bool {
                 // The same change is not tried again: it must be gone.
                 store.recover();
             }
-            Err(StoreError::Unusable(why)) => panic!("{why}"),
+            Err(StoreError::Unusable(why) | StoreError::Refused(why)) => panic!("{why}"),
         }
         assert_holds(&store, &world.settled());
     }

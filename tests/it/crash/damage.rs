@@ -244,7 +244,8 @@ fn t185_an_older_journal_is_refused_and_told_what_to_do() {
         if !missing {
             copy_folder(&older.site.data().join("journal"), &restored.site.data().join("journal"));
         }
-        let says = ["older than its mirror", "bring revoked keys back", "restore the newer journal", "move the folder sled away"];
+        let says =
+            ["older than its mirror", "bring revoked keys back", "restore the newer journal", "octroi store restore --accept-rollback"];
         restored.refuses(&says, if missing { "without journal" } else { "with an older journal" });
         let again = restored.site.try_start().err().map(|refused| refused.code);
         assert_eq!(again, Some(Some(1)), "nor by trying again");
