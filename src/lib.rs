@@ -41,7 +41,8 @@
 //! | which bytes on the wire are refused | `server/wire/` |
 //! | what the upstream is told | `proxy/headers.rs` |
 //! | when a call is tried again | `proxy/forward.rs` |
-//! | what a change does to a key | `model/key.rs`; who may meet whom in one sync: `registry/writer.rs` |
+//! | which open calls are cut | `proxy/open.rs`; when a value stops counting: `registry/entry.rs` |
+| what a change does to a key | `model/key.rs`; who may meet whom in one sync: `registry/writer.rs` |
 //! | what stands in the journal | `store/draft.rs`, `store/line.rs`, `store/records.rs` |
 //! | a setting | `config/settings.rs`, the reader beside it, `config/octroi.yaml`, `docs/settings.md` |
 //! | a metric | `telemetry/metrics.rs`, or `app/watch.rs` for numbers that other rooms keep |
@@ -53,7 +54,8 @@
 //! - Only [`gate::Gate::admit`] makes a [`gate::Admitted`], and sending a call on demands one.
 //! - A credential leaves the request where it is read; nothing after that can log or forward it. Values are never stored.
 //! - A change is answered after it is durable and after memory has it: the very next request is judged by it.
-//! - Every call is recorded exactly once, when its [exchange](proxy) is dropped, whatever its end.
+//! - What is open a second after its key or machine stopped counting is cut.
+- Every call is recorded exactly once, when its [exchange](proxy) is dropped, whatever its end.
 //! - Nothing blocks a worker: disks and changes have threads of their own. One exception is known: a warning about a failing
 //!   upstream is written to standard error by the worker itself, and waits for whoever reads there.
 //! - Everything that can grow has a bound with a name.

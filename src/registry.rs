@@ -11,13 +11,14 @@ mod writer;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
 use crate::model::tier::CalendarCounters;
-use crate::model::{BucketOwner, Change, ChangeError, Key, KeyId, Machine, MachineId, Origin, Secret, SecretHash};
+use crate::model::{BucketOwner, Change, ChangeError, Key, KeyId, Machine, MachineId, Origin, Refusal, Secret, SecretHash, Timestamp};
 use crate::store::{Record, Seq, Store, StoreError};
 
 pub use entry::{Entry, MachineCell, MachineState, Narrowed};
@@ -65,6 +66,19 @@ impl Registry {
     /// Who presented a value with this hash: the entry as of now.
     pub fn identify(&self, hash: &SecretHash) -> Option<Arc<Entry>> {
         self.known.entry(hash)
+    }
+
+    /// Another number whenever a change may have ended a value that counted, or brought one back. What ends by its date does not show
+    /// here: [`Registry::still_counts`] tells that date.
+    pub fn turn(&self) -> u64 {
+        self.known.turn.load(Ordering::Acquire)
+    }
+
+    /// Whether a value that was let in before counts at `now`, and if so until when, should no change come first.
+    pub fn still_counts(&self, hash: &SecretHash, now: Timestamp) -> Result<Timestamp, Refusal> {
+        let entry = self.identify(hash).ok_or(Refusal::KeyUnknown)?;
+        entry.judge(&entry.machine.state(), now)?;
+        Ok(entry.ends_at())
     }
 
     /// Makes a change: stored, then applied, then answered. Once this returns, no call that starts later is judged by the
@@ -135,6 +149,8 @@ struct Known {
     names: Mutex<HashMap<String, MachineId>>,
     /// Buckets of keys that have, or once had, a tier of their own. Kept by id so that no edit makes one fresh.
     own_buckets: Mutex<HashMap<KeyId, Arc<crate::limits::Bucket>>>,
+    /// See [`Registry::turn`]. It moves after what it tells of is in place.
+    turn: AtomicU64,
 }
 
 impl Known {
@@ -144,6 +160,7 @@ impl Known {
             machines: DashMap::new(),
             names: Mutex::default(),
             own_buckets: Mutex::default(),
+            turn: AtomicU64::new(0),
         };
         let mut orphan = None;
         store.scan(&mut |record| match record {
@@ -184,7 +201,11 @@ impl Known {
         match self.machine(machine.id) {
             Some(cell) => {
                 names.remove(&*cell.state().name);
+                let was_enabled = cell.state().enabled;
                 cell.update(machine);
+                if was_enabled != machine.enabled {
+                    self.turn_over();
+                }
             }
             None => {
                 self.machines.insert(machine.id, Arc::new(MachineCell::new(machine)));
@@ -205,15 +226,26 @@ impl Known {
     }
 
     fn put(&self, entry: Entry) {
-        let entry = match self.entry(&entry.hash) {
+        let before = self.entry(&entry.hash);
+        let turns = before.as_ref().is_some_and(|before| !entry.counts_like(before));
+        let entry = match before {
             Some(before) => entry.after(&before),
             None => entry,
         };
         self.entries.insert(entry.hash.short(), Arc::new(entry));
+        if turns {
+            self.turn_over();
+        }
     }
 
     fn remove_value(&self, hash: &SecretHash) {
-        self.entries.remove_if(&hash.short(), |_, entry| entry.hash == *hash);
+        if self.entries.remove_if(&hash.short(), |_, entry| entry.hash == *hash).is_some() {
+            self.turn_over();
+        }
+    }
+
+    fn turn_over(&self) {
+        self.turn.fetch_add(1, Ordering::Release);
     }
 
     fn remove_key(&self, key: &Key) {
