@@ -87,6 +87,11 @@ impl Registry {
         self.writer.submit(origin, change).await
     }
 
+    /// Whether changes can be made at all, as far as this room is concerned: a writer that died takes none until a restart.
+    pub fn takes_changes(&self) -> bool {
+        self.writer.is_at_work()
+    }
+
     /// Visits every bucket that counts calls: each machine's, and each key's that has a tier of its own.
     pub fn buckets(&self, mut each: impl FnMut(BucketOwner, &crate::limits::Bucket)) {
         // The handles are copied out first: `each` may take long, and a guard of the map would block its shard meanwhile.

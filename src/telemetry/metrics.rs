@@ -133,7 +133,11 @@ impl Metrics {
                 "octroi_exchanges_cut_total",
                 "Open exchanges that were cut because their key or machine had stopped counting a second before, by why",
                 MetricType::COUNTER,
-                Code::OF_ENDED_VALUES.iter().zip(sums.cut).map(|(code, count)| counter(vec![label("code", code.as_str())], count)).collect(),
+                Code::OF_ENDED_VALUES
+                    .iter()
+                    .zip(sums.cut)
+                    .map(|(code, count)| counter(vec![label("code", code.as_str())], count))
+                    .collect(),
             ),
             family(
                 "octroi_limited_total",

@@ -21,6 +21,7 @@ mod image;
 mod lifecycle;
 mod limits;
 mod next_request;
+mod own_log;
 mod readme;
 mod rooms;
 mod routing;
