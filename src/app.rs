@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 
 use admin_thread::AdminThread;
-use keeper::Keeper;
+use keeper::{Keeper, Pulse};
 
 use crate::admin::{self, Catalogue, KeyUse, Readiness, StoreCare};
 use crate::clock::Clock;
@@ -28,7 +28,7 @@ use crate::registry::Registry;
 use crate::server::{Bounds, Server};
 use crate::store::{Embedded, Health, Record, Store, StoreError};
 use crate::telemetry::access::{self, AccessLog};
-use crate::telemetry::log::LogError;
+use crate::telemetry::log::{Log, LogError};
 use crate::telemetry::metrics::{Metrics, MetricsError};
 use crate::usage::{Usage, UsageError};
 
@@ -91,6 +91,7 @@ impl Gateway {
         let settings = &live.settings;
 
         let draining = Arc::new(AtomicBool::new(false));
+        let (heart, pulse) = keeper::heart();
         let admin = admin::Admin {
             registry: registry.clone(),
             clock: clock.clone(),
@@ -100,7 +101,7 @@ impl Gateway {
                 let (usage, registry, clock) = (usage.clone(), registry.clone(), clock.clone());
                 StoreCare::new(Arc::new(care::Running { store, usage, registry, clock }))
             },
-            readiness: readiness(&registry, &draining),
+            readiness: readiness(&registry, &draining, pulse),
             metrics: {
                 let metrics = metrics.clone();
                 Arc::new(move || metrics.text())
@@ -116,7 +117,7 @@ impl Gateway {
         // Last, so that who asks whether the gateway is ready hears so when it is.
         let admin = AdminThread::start(admin, settings)?;
         watch::watch(&metrics, &server, &registry, access.as_ref())?;
-        let keeper = Keeper::start(settings.usage.flush, usage, registry.clone(), gate, clock)?;
+        let keeper = Keeper::start(settings.usage.flush, heart, usage, registry.clone(), gate, clock)?;
         Ok(Gateway { server, admin, keeper, registry, access, draining })
     }
 
@@ -152,7 +153,7 @@ impl Gateway {
 /// Runs `octroi serve` until it is told to stop.
 pub fn serve(path: &Path) -> Result<(), StartError> {
     let settings = config::load(path).map_err(StartError::Settings)?;
-    init_logs(&settings)?;
+    let _log = init_logs(&settings)?;
     settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     until_signal(settings, async |gateway| {
         for (name, address) in gateway.addresses() {
@@ -194,7 +195,8 @@ fn until_signal(settings: Settings, started: impl AsyncFnOnce(&Gateway) -> Resul
     })
 }
 
-fn init_logs(settings: &Settings) -> Result<(), LogError> {
+/// What it returns is kept until everything has been said.
+fn init_logs(settings: &Settings) -> Result<Log, LogError> {
     crate::telemetry::log::init(&settings.logs.level, settings.logs.format == LogFormat::Json)
 }
 
@@ -276,17 +278,29 @@ fn use_of_key(usage: &Arc<Usage>) -> Arc<dyn Fn(KeyId) -> KeyUse + Send + Sync> 
     })
 }
 
-fn readiness(registry: &Registry, draining: &Arc<AtomicBool>) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
+fn readiness(registry: &Registry, draining: &Arc<AtomicBool>, keeper: Pulse) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
     let (registry, draining) = (registry.clone(), draining.clone());
     Arc::new(move || {
         if draining.load(Ordering::Acquire) {
             return Readiness::NotReady { status: "draining", reasons: vec!["the gateway is shutting down".into()] };
         }
-        match registry.store().health() {
-            Health::Ready => Readiness::Ready,
-            Health::Refusing(why) => Readiness::NotReady { status: "degraded", reasons: vec![format!("changes are refused: {why}")] },
-        }
+        degraded(registry.store().health(), registry.takes_changes(), keeper.beats())
     })
+}
+
+/// What of the gateway's own work does not get done. Calls are judged all the same.
+fn degraded(store: Health, writer: bool, keeper: bool) -> Readiness {
+    let mut reasons = Vec::new();
+    if let Health::Refusing(why) = store {
+        reasons.push(format!("changes are refused: {why}"));
+    }
+    if !writer {
+        reasons.push("changes are refused: the writer thread is gone; restart the gateway".into());
+    }
+    if !keeper {
+        reasons.push("usage is not written and the clock not followed: the keeper thread is gone; restart the gateway".into());
+    }
+    if reasons.is_empty() { Readiness::Ready } else { Readiness::NotReady { status: "degraded", reasons } }
 }
 
 #[cfg(test)]
@@ -299,5 +313,20 @@ mod tests {
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("content-length: {}", body.len())), "{} bytes", body.len());
         assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["code"], "overloaded");
+    }
+
+    #[test]
+    fn whatever_of_its_own_work_stops_is_told() {
+        assert_eq!(degraded(Health::Ready, true, true), Readiness::Ready);
+        for (store, writer, keeper, told) in [
+            (Health::Refusing("disk full".into()), true, true, "changes are refused: disk full"),
+            (Health::Ready, false, true, "changes are refused: the writer thread is gone"),
+            (Health::Ready, true, false, "usage is not written"),
+        ] {
+            let Readiness::NotReady { status: "degraded", reasons } = degraded(store, writer, keeper) else {
+                panic!("ready without: {told}")
+            };
+            assert!(reasons.len() == 1 && reasons[0].starts_with(told), "{reasons:?}");
+        }
     }
 }

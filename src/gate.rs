@@ -18,7 +18,7 @@ use ipnet::IpNet;
 
 use crate::config::{Access, Credentials, Route, Settings};
 use crate::limits::{Brake, Bucket, Charged, TierLimits, charge};
-use crate::model::{Caller, ClientIp, Moment, PeerIp, Refusal, TierName};
+use crate::model::{Caller, ClientIp, Moment, PeerIp, Refusal, SecretHash, TierName, Timestamp};
 use crate::registry::{Entry, MachineState, Registry};
 use credential::Taken;
 use route::Routes;
@@ -133,6 +133,17 @@ impl Gate {
     /// Guesses are forgotten when their time is up: called now and then by whoever keeps time.
     pub fn sweep(&self, now: Moment) {
         self.brake.sweep(now);
+    }
+
+    /// Another number whenever a change may have ended what was let in; see [`Gate::still_counts`].
+    pub fn turn(&self) -> u64 {
+        self.registry.turn()
+    }
+
+    /// Whether the value of a call that was let in counts at `now`, and if so until when, should no change come first. Everything else
+    /// that was judged binds later calls only.
+    pub fn still_counts(&self, value: &SecretHash, now: Timestamp) -> Result<Timestamp, Refusal> {
+        self.registry.still_counts(value, now)
     }
 
     /// Decides. Whatever the outcome, `request` no longer carries the credential afterwards, its target is in the one form

@@ -41,6 +41,7 @@
 //! | which bytes on the wire are refused | `server/wire/` |
 //! | what the upstream is told | `proxy/headers.rs` |
 //! | when a call is tried again | `proxy/forward.rs` |
+//! | which open calls are cut | `proxy/open.rs`; when a value stops counting: `registry/entry.rs` |
 //! | what a change does to a key | `model/key.rs`; who may meet whom in one sync: `registry/writer.rs` |
 //! | what stands in the journal | `store/draft.rs`, `store/line.rs`, `store/records.rs` |
 //! | backup, restore, archiving, the look through the store | `store/backup.rs`, `restore.rs`, `archive.rs`, `snapshot.rs`, `verify.rs`; on a stopped gateway: `app/care.rs` |
@@ -54,9 +55,9 @@
 //! - Only [`gate::Gate::admit`] makes a [`gate::Admitted`], and sending a call on demands one.
 //! - A credential leaves the request where it is read; nothing after that can log or forward it. Values are never stored.
 //! - A change is answered after it is durable and after memory has it: the very next request is judged by it.
+//! - What is open a second after its key or machine stopped counting is cut.
 //! - Every call is recorded exactly once, when its [exchange](proxy) is dropped, whatever its end.
-//! - Nothing blocks a worker: disks and changes have threads of their own. One exception is known: a warning about a failing
-//!   upstream is written to standard error by the worker itself, and waits for whoever reads there.
+//! - Nothing blocks a worker: disks, changes and both logs have threads of their own.
 //! - Everything that can grow has a bound with a name.
 //! - When something fails inside, the call is refused.
 

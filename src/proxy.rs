@@ -9,6 +9,7 @@ mod exchange;
 mod forward;
 mod headers;
 mod ids;
+mod open;
 mod pool;
 mod text;
 mod upload;
@@ -20,9 +21,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, EXPECT};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 
 use crate::clock::Clock;
@@ -38,6 +39,7 @@ use body::AnswerBody;
 use exchange::Exchange;
 use headers::NotInTrailers;
 use ids::RequestIds;
+use open::OpenCalls;
 use pool::Pools;
 use text::Texts;
 
@@ -64,6 +66,7 @@ pub struct Shared {
 pub struct Plane {
     shared: Arc<Shared>,
     pools: Rc<Pools>,
+    open: OpenCalls,
     no_trailers: Rc<NotInTrailers>,
     ids: RequestIds,
     texts: Texts,
@@ -83,7 +86,8 @@ impl Plane {
         tokio::task::spawn_local(sweep(Rc::downgrade(&pools)));
         let no_trailers = Rc::new(NotInTrailers::new(&shared.live.settings));
         let (timers, clock) = (worker.timers.clone(), worker.clock.clone());
-        Plane { shared, pools, no_trailers, ids: RequestIds::seeded(), texts: Texts::default(), metrics, ledger, timers, clock }
+        let open = OpenCalls::new(&shared.gate);
+        Plane { shared, pools, open, no_trailers, ids: RequestIds::seeded(), texts: Texts::default(), metrics, ledger, timers, clock }
     }
 
     fn live(&self) -> &Live {
@@ -111,9 +115,10 @@ impl Plane {
         let judged = self.shared.gate.admit(&live.rules, exchange.call(), &mut head, flaw);
         exchange.judged_as(head.uri.path());
         let pass = judged?;
-        exchange.admitted();
+        exchange.admitted(&pass);
         let limits = pass.charged().map(|charged| limit_fields(charged, live.settings.limits.headers, &self.texts));
-        let mut response = forward::send(self, &pass, exchange, head, body).await?;
+        let place = exchange.place();
+        let mut response = self.open.unless_cut(place, forward::send(self, &pass, exchange, head, body)).await?;
         if let Some(fields) = limits {
             fields.add_to(response.headers_mut());
         }
@@ -130,12 +135,22 @@ impl Service for Plane {
         let served = caught(self.serve(&mut exchange, head, body, anomaly)).await;
         let served = served.unwrap_or_else(|Panicked| Err(Refusal::InternalError.into()));
         let mut response = served.unwrap_or_else(|turned| {
+            let cut = exchange.leave().is_some();
             exchange.ends_as(Verdict::Refused(turned.refusal.code()));
             self.metrics.limited(turned.refusal.violated());
-            answer::refusal(&turned, exchange.id(), self.live().settings.limits.headers, &self.texts)
+            let mut answer = answer::refusal(&turned, exchange.id(), self.live().settings.limits.headers, &self.texts);
+            if cut {
+                // The connection is the holder's, and nothing more is let in from it.
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            answer
         });
         exchange.answers_with(&mut response);
         response.map(|body| body.on_behalf_of(exchange))
+    }
+
+    fn sweep(&self) {
+        self.open.sweep(&self.shared.gate, self.now());
     }
 }
 

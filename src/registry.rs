@@ -12,13 +12,16 @@ mod writer;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
 use crate::model::tier::CalendarCounters;
-use crate::model::{BucketOwner, Change, ChangeError, Key, KeyId, Machine, MachineId, Operator, OperatorId, Origin, Secret, SecretHash};
+use crate::model::{
+    BucketOwner, Change, ChangeError, Key, KeyId, Machine, MachineId, Operator, OperatorId, Origin, Refusal, Secret, SecretHash, Timestamp,
+};
 use crate::store::{Record, Seq, Store, StoreError};
 
 pub use entry::{Entry, MachineCell, MachineState, Narrowed};
@@ -71,6 +74,19 @@ impl Registry {
         self.known.entry(hash)
     }
 
+    /// Another number whenever a change may have ended a value that counted, or brought one back. What ends by its date does not show
+    /// here: [`Registry::still_counts`] tells that date.
+    pub fn turn(&self) -> u64 {
+        self.known.turn.load(Ordering::Acquire)
+    }
+
+    /// Whether a value that was let in before counts at `now`, and if so until when, should no change come first.
+    pub fn still_counts(&self, hash: &SecretHash, now: Timestamp) -> Result<Timestamp, Refusal> {
+        let entry = self.identify(hash).ok_or(Refusal::KeyUnknown)?;
+        entry.judge(&entry.machine.state(), now)?;
+        Ok(entry.ends_at())
+    }
+
     /// Makes a change: stored, then applied, then answered. Once this returns, no call that starts later is judged by the
     /// old state. Dropping the future does not undo the change.
     pub async fn commit(&self, origin: Origin, change: Change) -> Result<Committed, ChangeError> {
@@ -86,6 +102,11 @@ impl Registry {
     /// The operator whose token has this hash, whatever it is worth now.
     pub fn operator(&self, hash: &SecretHash) -> Option<Arc<Operator>> {
         self.known.operators.lock().get(hash).cloned()
+    }
+
+    /// Whether changes can be made at all, as far as this room is concerned: a writer that died takes none until a restart.
+    pub fn takes_changes(&self) -> bool {
+        self.writer.is_at_work()
     }
 
     /// Visits every bucket that counts calls: each machine's, and each key's that has a tier of its own.
@@ -152,6 +173,8 @@ struct Known {
     own_buckets: Mutex<HashMap<KeyId, Arc<crate::limits::Bucket>>>,
     /// By the hash of their tokens; few, and asked for by the admin plane only.
     operators: Mutex<HashMap<SecretHash, Arc<Operator>>>,
+    /// See [`Registry::turn`]. It moves after what it tells of is in place.
+    turn: AtomicU64,
 }
 
 impl Known {
@@ -162,6 +185,7 @@ impl Known {
             names: Mutex::default(),
             own_buckets: Mutex::default(),
             operators: Mutex::default(),
+            turn: AtomicU64::new(0),
         };
         let mut orphan = None;
         store.scan(&mut |record| match record {
@@ -218,7 +242,11 @@ impl Known {
         match self.machine(machine.id) {
             Some(cell) => {
                 names.remove(&*cell.state().name);
+                let was_enabled = cell.state().enabled;
                 cell.update(machine);
+                if was_enabled != machine.enabled {
+                    self.turn_over();
+                }
             }
             None => {
                 self.machines.insert(machine.id, Arc::new(MachineCell::new(machine)));
@@ -239,15 +267,26 @@ impl Known {
     }
 
     fn put(&self, entry: Entry) {
-        let entry = match self.entry(&entry.hash) {
+        let before = self.entry(&entry.hash);
+        let turns = before.as_ref().is_some_and(|before| !entry.counts_like(before));
+        let entry = match before {
             Some(before) => entry.after(&before),
             None => entry,
         };
         self.entries.insert(entry.hash.short(), Arc::new(entry));
+        if turns {
+            self.turn_over();
+        }
     }
 
     fn remove_value(&self, hash: &SecretHash) {
-        self.entries.remove_if(&hash.short(), |_, entry| entry.hash == *hash);
+        if self.entries.remove_if(&hash.short(), |_, entry| entry.hash == *hash).is_some() {
+            self.turn_over();
+        }
+    }
+
+    fn turn_over(&self) {
+        self.turn.fetch_add(1, Ordering::Release);
     }
 
     fn remove_key(&self, key: &Key) {

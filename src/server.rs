@@ -85,6 +85,9 @@ pub trait Service: 'static {
         from: Rc<Connection>,
         anomaly: Option<Anomaly>,
     ) -> impl Future<Output = Response<Self::Body>> + 'static;
+
+    /// Called by the worker's sweep, ten times a second, before it looks after the connections.
+    fn sweep(&self) {}
 }
 
 /// Why the server did not start.

@@ -38,7 +38,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         _ => None,
     };
     let settings = config::parse(SETTINGS, std::path::Path::new("demo.yaml"), &value).map_err(StartError::Settings)?;
-    init_logs(&settings)?;
+    let _log = init_logs(&settings)?;
     let socket = settings.admin.socket.clone();
     until_signal(settings, async |gateway| {
         let key = demo_key(gateway.registry()).await?;

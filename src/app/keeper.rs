@@ -2,6 +2,7 @@
 //! forgotten.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -12,6 +13,29 @@ use crate::gate::Gate;
 use crate::registry::Registry;
 use crate::usage::Usage;
 
+/// Held by the keeper's thread: it stops with it, however it ends.
+pub struct Heart(Arc<AtomicBool>);
+
+impl Drop for Heart {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Feels whether the heart beats.
+pub struct Pulse(Arc<AtomicBool>);
+
+pub fn heart() -> (Heart, Pulse) {
+    let beats = Arc::new(AtomicBool::new(true));
+    (Heart(beats.clone()), Pulse(beats))
+}
+
+impl Pulse {
+    pub fn beats(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 pub struct Keeper {
     stop: Sender<()>,
     thread: JoinHandle<()>,
@@ -19,9 +43,17 @@ pub struct Keeper {
 
 impl Keeper {
     /// Does its round every `every`, the settings' `usage.flush`.
-    pub fn start(every: Duration, usage: Arc<Usage>, registry: Registry, gate: Arc<Gate>, clock: Clock) -> Result<Keeper, StartError> {
+    pub fn start(
+        every: Duration,
+        heart: Heart,
+        usage: Arc<Usage>,
+        registry: Registry,
+        gate: Arc<Gate>,
+        clock: Clock,
+    ) -> Result<Keeper, StartError> {
         let (stop, stopped) = channel();
         let keep = move || {
+            let _heart = heart;
             loop {
                 let over = stopped.recv_timeout(every) != Err(RecvTimeoutError::Timeout);
                 clock.resync();
@@ -45,5 +77,22 @@ impl Keeper {
         drop(self.stop);
         // A panic of the thread was reported when it happened.
         let _ = self.thread.join();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_dies_leaves_no_pulse() {
+        let (heart, pulse) = heart();
+        assert!(pulse.beats());
+        let died = std::thread::spawn(move || {
+            let _heart = heart;
+            std::panic::resume_unwind(Box::new("a fault"));
+        });
+        assert!(died.join().is_err());
+        assert!(!pulse.beats());
     }
 }

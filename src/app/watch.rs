@@ -3,6 +3,7 @@
 use crate::registry::Registry;
 use crate::server::{Counter, Server, Stats};
 use crate::telemetry::access::AccessLog;
+use crate::telemetry::log;
 use crate::telemetry::metrics::{Metrics, MetricsError};
 
 /// Has `metrics` read them.
@@ -44,5 +45,5 @@ pub fn watch(metrics: &Metrics, server: &Server, registry: &Registry, access: Op
         metrics
             .counter("octroi_access_log_dropped_total", "Lines the access log had no room for.", &[], move || access.dropped() as f64)?;
     }
-    Ok(())
+    metrics.counter("octroi_log_dropped_total", "Messages the gateway's own log had no room for.", &[], || log::dropped() as f64)
 }

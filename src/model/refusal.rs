@@ -67,6 +67,12 @@ codes! {
     UpstreamTimeout "upstream_timeout" 504 "The API behind the gateway did not answer in time",
 }
 
+impl Code {
+    /// Why a value that was let in can stop counting while its call is still open.
+    pub const OF_ENDED_VALUES: [Code; 6] =
+        [Code::KeyUnknown, Code::KeyReplaced, Code::KeyRevoked, Code::KeyInactive, Code::KeyExpired, Code::MachineDisabled];
+}
+
 /// A window that a call found used up, for the answer's `violated-policies`.
 pub type Violated = Vec<Window>;
 

@@ -65,6 +65,16 @@ impl AnswerBody {
         self
     }
 
+    /// Ends the answer when its call was cut, and with it the upstream's connection.
+    fn cut(&mut self) -> Option<Cut> {
+        let exchange = self.exchange.as_mut().filter(|exchange| exchange.is_cut())?;
+        exchange.leave();
+        if let Source::Upstream(relay) = &mut self.source {
+            relay.lease = None;
+        }
+        Some(Cut)
+    }
+
     fn ends_as(&mut self, verdict: Verdict) {
         if let Some(exchange) = &mut self.exchange {
             exchange.ends_as(verdict);
@@ -77,6 +87,9 @@ impl Body for AnswerBody {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(error) = self.cut() {
+            return Poll::Ready(Some(Err(error.into())));
+        }
         let frame = match &mut self.source {
             Source::Own(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
             Source::Upstream(relay) => ready!(relay.poll_frame(cx)),
@@ -125,6 +138,11 @@ enum Broken {
     #[error("the upstream broke off its answer: {0}")]
     Upstream(#[source] hyper::Error),
 }
+
+/// An answer whose caller may not have the rest of it.
+#[derive(Debug, thiserror::Error)]
+#[error("the key or its machine stopped counting")]
+struct Cut;
 
 impl Relay {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {

@@ -10,10 +10,11 @@ use hyper::body::Incoming;
 
 use super::Plane;
 use super::ids::X_REQUEST_ID;
+use super::open::Place;
 use super::upload::Upload;
-use crate::gate::Call;
+use crate::gate::{Admitted, Call};
 use crate::model::call::Record;
-use crate::model::{Moment, PeerIp, RequestId, Verdict};
+use crate::model::{Code, Moment, PeerIp, RequestId, Verdict};
 use crate::server::Connection;
 use crate::telemetry::access::Line;
 
@@ -29,6 +30,8 @@ pub struct Exchange {
     /// Copied for the access log, when there is one: a kept header value would pin the buffer it was read into.
     described: Option<Box<Described>>,
     admitted: bool,
+    /// Among the calls that are cut when their key or machine stops counting.
+    place: Option<Place>,
     verdict: Option<Verdict>,
     status: Option<u16>,
     upload: Rc<Upload>,
@@ -54,6 +57,7 @@ impl Exchange {
             from,
             described,
             admitted: false,
+            place: None,
             verdict: None,
             status: None,
             upload: Rc::default(),
@@ -85,8 +89,30 @@ impl Exchange {
         }
     }
 
-    pub fn admitted(&mut self) {
+    pub fn admitted(&mut self, pass: &Admitted) {
         self.admitted = true;
+        // On a public route nobody was charged, and no key has to go on counting.
+        let entry = self.call.entry.as_ref().filter(|_| pass.charged().is_some());
+        self.place = entry.map(|entry| self.plane.open.add(entry, &self.from));
+    }
+
+    pub fn place(&self) -> Option<Place> {
+        self.place
+    }
+
+    /// Whether the call has to end because its key or machine stopped counting.
+    pub fn is_cut(&self) -> bool {
+        self.place.is_some_and(|place| self.plane.open.cut(place).is_some())
+    }
+
+    /// From here on the call is not cut any more. Why it was, if it was: that is then how it ended, unless it had ended already.
+    pub fn leave(&mut self) -> Option<Code> {
+        let why = self.plane.open.remove(self.place.take()?)?.code();
+        if self.verdict.is_none() {
+            self.plane.metrics.cut(why);
+        }
+        self.ends_as(Verdict::Refused(why));
+        Some(why)
     }
 
     /// Where it is noted how far the request's body has come.
@@ -135,6 +161,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        self.leave();
         let record = self.record();
         self.plane.metrics.observe(&record);
         self.plane.ledger.record(&record);

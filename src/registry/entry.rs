@@ -97,6 +97,17 @@ impl Entry {
         Ok(())
     }
 
+    /// When the value stops counting by itself, if no change comes first.
+    pub fn ends_at(&self) -> Timestamp {
+        self.counts_until.map_or(self.expires_at, |end| end.min(self.expires_at))
+    }
+
+    /// Whether both count, or not, for the same reason at any moment.
+    pub(super) fn counts_like(&self, other: &Entry) -> bool {
+        let what_counts = |entry: &Entry| (entry.state, entry.expires_at, entry.counts_until);
+        what_counts(self) == what_counts(other)
+    }
+
     pub fn is_replaced(&self) -> bool {
         self.counts_until.is_some()
     }

@@ -57,6 +57,11 @@ impl Writer {
         Ok(Writer { queue: Some(queue), thread: Some(thread) })
     }
 
+    /// Whether the thread is at work; it ends before its handle only by a fault of ours.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
     pub(super) async fn submit(&self, origin: Origin, change: Change, expected: Option<Seq>) -> Result<Committed, ChangeError> {
         let (answer, answered) = oneshot::channel();
         let job = Job { origin, change, expected, answer };
@@ -201,6 +206,8 @@ mod tests {
     #[derive(Default)]
     struct Sick {
         recovered: AtomicBool,
+        /// Its next commit takes the writer with it.
+        is_fatal: bool,
     }
 
     impl Store for Sick {
@@ -233,6 +240,9 @@ mod tests {
         }
 
         fn commit(&self, group: Vec<Entry>) -> Result<Vec<Seq>, StoreError> {
+            if self.is_fatal {
+                std::panic::resume_unwind(Box::new("a fault"));
+            }
             match self.health() {
                 Health::Ready => Ok((1..).take(group.len()).collect()),
                 Health::Refusing(why) => Err(StoreError::Unavailable(why)),
@@ -264,6 +274,20 @@ mod tests {
             made.is_ok()
         });
         assert!(well);
+    }
+
+    #[test]
+    fn a_writer_that_died_shows() {
+        let store = Sick { is_fatal: true, ..Sick::default() };
+        let registry = Registry::open(Arc::new(store), Clock::manual(Timestamp(0)), "pk".into()).unwrap();
+        assert!(registry.takes_changes());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        // The second is refused once the first has been the end of the thread.
+        while registry.takes_changes() {
+            let origin = Origin { actor: Actor("test".into()), rights: Rights::ALL, address: None, reason: None };
+            let made = runtime.block_on(registry.commit(origin, Change::CreateMachine(NewMachine::default())));
+            assert_eq!(made.unwrap_err(), ChangeError::StoreUnavailable(GONE.into()));
+        }
     }
 
     #[test]

@@ -54,10 +54,12 @@ pub enum Order {
     CutStalled,
     /// Drop the connection: it was closed and the client does not close its side.
     CutLingering,
+    /// Drop the connection: its service wants nothing more of it.
+    CutUnwanted,
 }
 
 const PHASES: [Phase; 6] = [Phase::Fresh, Phase::Between, Phase::Head, Phase::Body, Phase::Refused, Phase::Lingering];
-const ORDERS: [Order; 8] = [
+const ORDERS: [Order; 9] = [
     Order::None,
     Order::CloseFresh,
     Order::CloseIdle,
@@ -66,6 +68,7 @@ const ORDERS: [Order; 8] = [
     Order::EndBody,
     Order::CutStalled,
     Order::CutLingering,
+    Order::CutUnwanted,
 ];
 
 #[derive(Debug)]
@@ -86,6 +89,8 @@ pub struct Link {
     answered: AtomicU64,
     /// An answer broke off whose end only the connection's end shows.
     broken: AtomicBool,
+    /// The service has something new to say on its own account.
+    called: AtomicBool,
     /// The number of the head that was refused, and why. There is at most one: nothing is read after it.
     refused: OnceLock<(u64, Anomaly)>,
 }
@@ -104,6 +109,7 @@ impl Link {
             heads: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             broken: AtomicBool::new(false),
+            called: AtomicBool::new(false),
             refused: OnceLock::new(),
         })
     }
@@ -183,7 +189,12 @@ impl Link {
 
     /// Whether the client must be told by a reset that the connection did not end in good order.
     pub fn ends_in_reset(&self) -> bool {
-        self.broken.load(Relaxed) || self.order() == Order::CutStalled
+        self.broken.load(Relaxed) || matches!(self.order(), Order::CutStalled | Order::CutUnwanted)
+    }
+
+    /// The connection's task has to look again; the sweep wakes it.
+    pub fn call(&self) {
+        self.called.store(true, Relaxed);
     }
 
     // What the sweep decides.
@@ -198,7 +209,17 @@ impl Link {
 
     /// Whether the connection has to be dropped as it is.
     pub fn is_cut(&self) -> bool {
-        matches!(self.order(), Order::CutStalled | Order::CutLingering)
+        matches!(self.order(), Order::CutStalled | Order::CutLingering | Order::CutUnwanted)
+    }
+
+    /// Whether it was called since this was last asked.
+    pub fn was_called(&self) -> bool {
+        // Two plain accesses instead of an exchange: both sides run on one thread.
+        let called = self.called.load(Relaxed);
+        if called {
+            self.called.store(false, Relaxed);
+        }
+        called
     }
 
     /// What is overdue at `now`. `draining` is when the drain began.

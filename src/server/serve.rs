@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 
 use crate::model::Tick;
 
-use super::link::Link;
+use super::link::{Link, Order};
 use super::wire::{Rules, Wire};
 use super::worker::{Desk, Seat};
 use super::{Anomaly, BoxError, Service, Stats};
@@ -62,6 +62,19 @@ impl Connection {
     /// Whether the current request's body did not come to its end: not yet, or, after an anomaly in it, never.
     pub fn body_is_open(&self) -> bool {
         self.link.body_is_open(self.calls.get())
+    }
+
+    /// Has the connection's task poll again what it polls: the call in progress or its answer's body has something to say that nobody
+    /// would wake it for. Happens at the end of the sweep under way, or at the next one's.
+    pub fn call_up(&self) {
+        self.link.call();
+    }
+
+    /// Drops the connection in mid-answer, with all that waits in it: for an answer that the client does not take, whose body is
+    /// therefore not asked. As late as [`Connection::call_up`].
+    pub fn cut(&self) {
+        self.link.give(Order::CutUnwanted);
+        self.link.call();
     }
 
     /// Counts the call that begins now and says what was wrong with its head.

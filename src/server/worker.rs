@@ -229,11 +229,13 @@ impl<S: Service> Desk<S> {
         &self.house.doors[self.worker.index].load
     }
 
-    /// Gives every connection its orders and wakes those that have any.
+    /// Gives every connection its orders and wakes those that have any, or were called.
     fn sweep_connections(&self, now: Tick, draining: Option<Tick>) {
         let mut overdue = Vec::new();
         for (_, watched) in self.seats.0.borrow().iter() {
+            let called = watched.link.was_called();
             match watched.link.overdue(now, &self.house.bounds, draining) {
+                Order::None if called => overdue.push((Order::None, watched.waker.clone())),
                 Order::None => {}
                 order => {
                     watched.link.give(order);
@@ -317,6 +319,7 @@ async fn sweep<S: Service>(desk: Rc<Desk<S>>) {
             draining.get_or_insert(now);
         }
         desk.worker.timers.sweep(now);
+        desk.service.sweep();
         desk.sweep_connections(now, draining);
     }
 }

@@ -5,16 +5,18 @@
 //! `written + dropped` is the number of calls.
 
 mod line;
-mod writer;
 
 use std::cell::RefCell;
+use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use line::Scratch;
 pub use line::{Addresses, Line};
-use writer::Queue;
+
+use super::lines::{self, Out, Queue};
 
 /// Where the lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,8 +60,7 @@ impl AccessLog {
 
     /// `capacity` is in bytes of lines that wait; as much again can be in the writer's hands.
     pub fn start(target: &Target, addresses: Addresses, capacity: usize) -> Result<AccessLog, AccessLogError> {
-        let out = writer::open(target)?;
-        let queue = writer::start(out, capacity).map_err(AccessLogError::Thread)?;
+        let queue = lines::start("access-log", Some("the access log"), open(target)?, capacity).map_err(AccessLogError::Thread)?;
         Ok(AccessLog(Arc::new(Handle { queue, addresses })))
     }
 
@@ -82,6 +83,19 @@ impl AccessLog {
     /// at most, and answers whether everything was written.
     pub fn close(&self) -> bool {
         self.0.queue.close()
+    }
+}
+
+fn open(target: &Target) -> Result<Out, AccessLogError> {
+    match target {
+        Target::Stdout => Ok(Box::new(io::stdout())),
+        Target::File(path) => OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o640)
+            .open(path)
+            .map(|file| Box::new(file) as Out)
+            .map_err(|source| AccessLogError::Open { path: path.clone(), source }),
     }
 }
 
@@ -130,5 +144,11 @@ mod tests {
         assert_eq!(text.lines().count(), 300);
         assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["verdict"] == "client_closed"));
         assert!(!text.contains("canary") && !text.contains("192.0.2"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_named() {
+        let error = open(&Target::File("/nowhere/access.log".into())).err().unwrap();
+        assert!(error.to_string().starts_with("cannot append to the access log /nowhere/access.log: "), "{error}");
     }
 }

@@ -15,7 +15,7 @@ use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, Me
 use prometheus::{Registry, TextEncoder};
 
 use crate::clock::Clock;
-use crate::model::{Timestamp, Verdict, Window};
+use crate::model::{Code, Timestamp, Verdict, Window};
 
 pub use counters::WorkerMetrics;
 use counters::{BOUNDS, Counters, DurationSums, METHODS, RouteSums, STATUS_COUNT, Sums, status_label};
@@ -128,6 +128,16 @@ impl Metrics {
                 "Calls by how they ended: ok, client_closed, or the code of the refusal",
                 MetricType::COUNTER,
                 each(&decisions),
+            ),
+            family(
+                "octroi_exchanges_cut_total",
+                "Open exchanges that were cut because their key or machine had stopped counting a second before, by why",
+                MetricType::COUNTER,
+                Code::OF_ENDED_VALUES
+                    .iter()
+                    .zip(sums.cut)
+                    .map(|(code, count)| counter(vec![label("code", code.as_str())], count))
+                    .collect(),
             ),
             family(
                 "octroi_limited_total",

@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::Method;
 
 use crate::model::call::Record;
-use crate::model::{Verdict, Window};
+use crate::model::{Code, Verdict, Window};
 
 /// What stands for the route of a call that found none.
 pub(super) const NO_ROUTE: &str = "-";
@@ -159,12 +159,13 @@ pub(super) struct Counters {
     routes: Box<[RouteCounters]>,
     overhead: Durations,
     limited: [Tally; Window::ALL.len()],
+    cut: [Tally; Code::OF_ENDED_VALUES.len()],
 }
 
 impl Counters {
     pub fn new(names: Arc<[String]>) -> Counters {
         let routes = (0..=names.len()).map(|_| RouteCounters::new()).collect();
-        Counters { names, routes, overhead: Durations::new(), limited: tallies() }
+        Counters { names, routes, overhead: Durations::new(), limited: tallies(), cut: tallies() }
     }
 }
 
@@ -183,6 +184,12 @@ impl WorkerMetrics {
     /// Counts one call that these windows turned away.
     pub fn limited(&self, by: &[Window]) {
         by.iter().for_each(|window| self.counters.limited[*window as usize].add(1));
+    }
+
+    /// Counts one open call that was cut because its key or machine stopped counting.
+    pub fn cut(&self, why: Code) {
+        let place = Code::OF_ENDED_VALUES.iter().position(|code| *code == why);
+        place.iter().for_each(|place| self.counters.cut[*place].add(1));
     }
 
     /// Counts one call. `record.route` is an index into the routes this was made for; one beyond them counts as none.
@@ -258,6 +265,8 @@ pub(super) struct Sums {
     pub overhead: DurationSums,
     /// In the order of [`Window::ALL`].
     pub limited: [u64; Window::ALL.len()],
+    /// In the order of [`Code::OF_ENDED_VALUES`].
+    pub cut: [u64; Code::OF_ENDED_VALUES.len()],
 }
 
 impl Sums {
@@ -271,6 +280,7 @@ impl Sums {
         }
         self.overhead.add(&counters.overhead);
         add_each(&mut self.limited, &counters.limited);
+        add_each(&mut self.cut, &counters.cut);
     }
 }
 

@@ -54,7 +54,10 @@ impl Answer {
 
 impl Connection {
     pub fn open(to: SocketAddr) -> Connection {
-        let stream = TcpStream::connect(to).unwrap();
+        Connection::of(TcpStream::connect(to).unwrap())
+    }
+
+    pub fn of(stream: TcpStream) -> Connection {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -174,6 +177,25 @@ impl Connection {
         let chunk = self.unread.drain(..size).collect();
         assert_eq!(self.unread.drain(..2).collect::<Vec<_>>(), b"\r\n");
         Some(chunk)
+    }
+
+    /// So many bytes; `None` when the connection ended before.
+    pub fn exactly(&mut self, count: usize) -> Option<Vec<u8>> {
+        while self.unread.len() < count {
+            if !self.more() {
+                return None;
+            }
+        }
+        Some(self.unread.drain(..count).collect())
+    }
+
+    /// Whether nothing has come that was not read, no end of the connection either.
+    pub fn is_silent(&mut self) -> bool {
+        // Not by making the socket non-blocking: whoever sends on it meanwhile would feel that.
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let flags = (rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT).bits() as i32;
+        let peeked = socket2::SockRef::from(&self.stream).recv_with_flags(&mut byte, flags);
+        self.unread.is_empty() && peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
     fn line(&mut self) -> Option<String> {

@@ -1,16 +1,13 @@
-//! The queue of lines and the thread that writes them out.
+//! Lines on their way out: a bounded queue, and the thread that writes it to a file or a terminal, so that whoever has a line to write never
+//! waits for a disk or a reader. Both logs go this way.
 
-use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-
-use super::{AccessLogError, Target};
 
 /// After a write more lines are gathered for so long, so that a busy gateway pays one wake-up for many.
 const GATHER: Duration = Duration::from_millis(20);
@@ -19,10 +16,12 @@ const RETRY: Duration = Duration::from_millis(250);
 /// A target that takes nothing holds up the end of the process for no longer than this.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
-type Out = Box<dyn Write + Send>;
+pub type Out = Box<dyn Write + Send>;
 
 /// Lines on their way to the target.
-pub(super) struct Queue {
+pub struct Queue {
+    /// What failures to write are told about as; `None` where nobody could read it.
+    name: Option<&'static str>,
     /// Bytes that may wait.
     capacity: usize,
     state: Mutex<State>,
@@ -59,22 +58,12 @@ enum Writer {
     Ended,
 }
 
-pub(super) fn open(target: &Target) -> Result<Out, AccessLogError> {
-    match target {
-        Target::Stdout => Ok(Box::new(io::stdout())),
-        Target::File(path) => OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o640)
-            .open(path)
-            .map(|file| Box::new(file) as Out)
-            .map_err(|source| AccessLogError::Open { path: path.clone(), source }),
-    }
-}
-
-pub(super) fn start(out: Out, capacity: usize) -> io::Result<Arc<Queue>> {
+/// Starts a writer to `out`. `capacity` is in bytes of lines that wait; as much again can be in the writer's hands. When writing fails the
+/// gateway's own log says so of `name`; that log itself has none.
+pub fn start(thread: &str, name: Option<&'static str>, out: Out, capacity: usize) -> io::Result<Arc<Queue>> {
     let state = State { waiting: Lines::default(), writer: Writer::Busy, closing: false };
     let queue = Arc::new(Queue {
+        name,
         capacity,
         state: Mutex::new(state),
         work: Condvar::new(),
@@ -83,7 +72,7 @@ pub(super) fn start(out: Out, capacity: usize) -> io::Result<Arc<Queue>> {
         dropped: AtomicU64::new(0),
     });
     let of_writer = queue.clone();
-    thread::Builder::new().name("access-log".to_owned()).spawn(move || of_writer.run(out))?;
+    thread::Builder::new().name(thread.to_owned()).spawn(move || of_writer.run(out))?;
     Ok(queue)
 }
 
@@ -167,21 +156,23 @@ impl Queue {
         let mut rest = &lines.bytes[..];
         let mut failing = false;
         while let Err(error) = write_some(out, &mut rest) {
-            if !failing {
-                tracing::warn!(%error, "the access log cannot be written; trying again");
-                failing = true;
+            if let Some(name) = self.name.filter(|_| !failing) {
+                tracing::warn!(%error, "{name} cannot be written; trying again");
             }
+            failing = true;
             if self.is_closing_after(RETRY) {
                 let lost = memchr::memchr_iter(b'\n', rest).count() as u64;
                 self.dropped.fetch_add(lost, Ordering::Relaxed);
                 self.written.fetch_add(lines.count - lost, Ordering::Relaxed);
-                tracing::error!(lines = lost, "lines of the access log are lost");
+                if let Some(name) = self.name {
+                    tracing::error!(lines = lost, "lines of {name} are lost");
+                }
                 return;
             }
         }
         self.written.fetch_add(lines.count, Ordering::Relaxed);
-        if failing {
-            tracing::info!(dropped = self.dropped(), "the access log can be written again");
+        if let Some(name) = self.name.filter(|_| failing) {
+            tracing::info!(dropped = self.dropped(), "{name} can be written again");
         }
     }
 
@@ -245,7 +236,7 @@ mod tests {
 
     fn scripted(capacity: usize) -> (Arc<Queue>, Script, Arc<Mutex<Vec<u8>>>) {
         let ((send, script), taken) = (mpsc::channel(), Arc::new(Mutex::new(Vec::new())));
-        (start(Box::new(Scripted { script, taken: taken.clone() }), capacity).unwrap(), send, taken)
+        (start("lines", Some("the log"), Box::new(Scripted { script, taken: taken.clone() }), capacity).unwrap(), send, taken)
     }
 
     #[test]
@@ -298,9 +289,9 @@ mod tests {
     #[test]
     fn many_threads_write_whole_lines_to_a_file() {
         let dir = tempfile::tempdir().unwrap();
-        let target = Target::File(dir.path().join("access.log"));
+        let open = || std::fs::OpenOptions::new().append(true).create(true).open(dir.path().join("access.log")).unwrap();
         for round in 1..3 {
-            let queue = start(open(&target).unwrap(), 1 << 20).unwrap();
+            let queue = start("lines", None, Box::new(open()), 1 << 20).unwrap();
             thread::scope(|scope| {
                 (0..4).for_each(|_| drop(scope.spawn(|| (0..1_000).for_each(|_| queue.push(b"{\"a\":1}\n")))));
             });
@@ -309,11 +300,5 @@ mod tests {
             let text = std::fs::read_to_string(dir.path().join("access.log")).unwrap();
             assert_eq!(text.lines().filter(|line| *line == "{\"a\":1}").count(), round * 4_000, "a file is appended to");
         }
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_opened_is_named() {
-        let error = open(&Target::File("/nowhere/access.log".into())).err().unwrap();
-        assert!(error.to_string().starts_with("cannot append to the access log /nowhere/access.log: "), "{error}");
     }
 }
