@@ -3,15 +3,17 @@
 //! A request comes in by one of three doors ([`listen`]): the Unix socket, where the kernel says who is there and every
 //! right is held; the loopback listener, where nobody is let past `/livez`, `/readyz` and `/metrics` because there are no
 //! operators yet; and the telemetry listener, which has nothing else. Handlers are grouped by noun: [`machines`], [`keys`],
-//! [`journal`], [`catalogue`]. What they take is read by [`fields`] and [`values`], what they give is in [`wire`], which the
+//! [`journal`], [`catalogue`]; [`explain`] and [`verify`] ask the gate. What they take is read by [`fields`] and [`values`], what they give is in [`wire`], which the
 //! CLI reads too. Every change goes to the registry; nothing here writes to the store.
 
 mod answer;
 mod catalogue;
 mod door;
+mod explain;
 mod fields;
 mod health;
 mod journal;
+mod judge;
 mod keys;
 mod listen;
 mod machines;
@@ -19,6 +21,7 @@ mod page;
 mod problem;
 mod usage;
 mod values;
+mod verify;
 pub mod wire;
 
 use std::sync::Arc;
@@ -36,6 +39,7 @@ use crate::store::{Store, StoreError};
 pub use catalogue::{Catalogue, Label, PermissionInfo, RouteInfo, TierInfo};
 pub use door::Door;
 pub use health::Readiness;
+pub use judge::{Calls, Judge, VERIFY};
 pub use listen::{AdminSocket, BindError, Listeners, serve};
 pub use problem::{Code, Problem};
 pub use usage::KeyUse;
@@ -51,6 +55,8 @@ pub struct Admin {
     pub catalogue: Catalogue,
     /// What is known of a key's use, as of now.
     pub usage: Arc<dyn Fn(KeyId) -> KeyUse + Send + Sync>,
+    /// Who decides about calls.
+    pub judge: Judge,
     /// Whether the gateway can do its work.
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// The text of `/metrics`, in Prometheus' exposition format 0.0.4.
@@ -87,6 +93,8 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/keys/{id}/revoke", post(keys::revoke))
         .route("/keys/{id}/regenerate", post(keys::regenerate))
         .route("/keys/{id}/usage", get(keys::usage))
+        .route("/explain", post(explain::explain))
+        .route("/verify", post(verify::verify))
         .route("/journal", get(journal::list))
         .route("/tiers", get(catalogue::tiers))
         .route("/routes", get(catalogue::routes))

@@ -95,6 +95,11 @@ impl Gateway {
             clock: clock.clone(),
             catalogue: Catalogue::from(settings),
             usage: use_of_key(&usage),
+            judge: admin::Judge {
+                gate: gate.clone(),
+                rules: live.rules.clone(),
+                calls: admin::Calls::new(metrics.beside(&[admin::VERIFY]), usage.ledger(), access.clone()),
+            },
             readiness: readiness(&registry, &draining),
             metrics: {
                 let metrics = metrics.clone();
