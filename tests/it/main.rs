@@ -13,6 +13,7 @@ mod commands;
 mod crash;
 mod credentials;
 mod decisions;
+mod explain;
 mod faults;
 mod formats;
 mod framing;
