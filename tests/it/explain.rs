@@ -140,8 +140,11 @@ fn a_question_that_is_not_one_is_told_so_all_at_once() {
 #[test]
 fn over_real_sockets_the_explanation_is_the_answer() {
     let upstream = Upstream::plain();
-    // How busy the machine is, is not the gate's concern.
-    let gateway = Gateway::with(gateway::settings(upstream.address).replace("response: 1s", "response: 60s"), Clock::manual(NOON));
+    // Time leaps while calls are under way: no deadline of theirs shall come up.
+    let short = ["connect: 1s, response: 1s, idle: 2s", "head: 500ms, first_byte: 2s, idle: 2s, body: 500ms, write: 2s"];
+    let long = ["connect: 300s, response: 300s, idle: 300s", "head: 300s, first_byte: 300s, idle: 300s, body: 300s, write: 300s"];
+    let settings = short.iter().zip(long).fold(gateway::settings(upstream.address), |text, (short, long)| text.replace(short, long));
+    let gateway = Gateway::with(settings, Clock::manual(NOON));
     let admin = Admin::of(&gateway);
     let mut values = vec![String::new(), MISTYPED.to_owned(), "pk_prod_x".to_owned()];
     for (index, (permissions, tier)) in [(&["sensors:read"][..], "premium"), (&["admin"], "free"), (&[], "free")].iter().enumerate() {
