@@ -63,7 +63,7 @@ impl Bench {
             b.iter_batched_ref(
                 || (self.call(), request(&mut choice)),
                 |(call, head)| {
-                    let verdict = self.gate.admit(&self.rules, call, head, None);
+                    let verdict = self.gate.admit(&self.rules, call, head);
                     assert_eq!(verdict.is_ok(), admitted);
                     verdict.is_ok()
                 },

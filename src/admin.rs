@@ -3,15 +3,18 @@
 //! A request comes in by one of three doors ([`listen`]): the Unix socket, where the kernel says who is there and every
 //! right is held; the loopback listener, where an operator's token says who is there and which rights they hold; and the telemetry
 //! listener, which has `/livez`, `/readyz` and `/metrics` and nothing else. Handlers are grouped by noun: [`machines`], [`keys`],
-//! [`journal`], [`catalogue`], [`store`]. What they take is read by [`fields`] and [`values`], what they give is in [`wire`], which the
+//! [`journal`], [`catalogue`], [`store`];
+//! [`explain`] and [`verify`] ask the gate. What they take is read by [`fields`] and [`values`], what they give is in [`wire`], which the
 //! CLI reads too. Every change goes to the registry; nothing here writes to the store.
 
 mod answer;
 mod catalogue;
 mod door;
+mod explain;
 mod fields;
 mod health;
 mod journal;
+mod judge;
 mod keys;
 mod listen;
 mod machines;
@@ -20,6 +23,7 @@ mod problem;
 mod store;
 mod usage;
 mod values;
+mod verify;
 pub mod wire;
 
 use std::sync::Arc;
@@ -38,6 +42,7 @@ use crate::store::{Store, StoreError};
 pub use catalogue::{Catalogue, Label, PermissionInfo, RouteInfo, TierInfo};
 pub use door::Door;
 pub use health::Readiness;
+pub use judge::{Calls, Judge, VERIFY};
 pub use listen::{AdminSocket, BindError, Listeners, serve};
 pub use problem::{Code, Problem};
 pub use store::{Care, StoreCare};
@@ -56,6 +61,8 @@ pub struct Admin {
     pub usage: Arc<dyn Fn(KeyId) -> KeyUse + Send + Sync>,
     /// Backups and the like.
     pub store: StoreCare,
+    /// Who decides about calls.
+    pub judge: Judge,
     /// Whether the gateway can do its work.
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// The text of `/metrics`, in Prometheus' exposition format 0.0.4.
@@ -79,7 +86,7 @@ impl Admin {
 
 /// Every endpoint below `/v1`: what is asked, by which method, and the right that it takes.
 fn endpoints() -> Vec<Endpoint> {
-    use Right::{MachinesRead, MachinesWrite, PlatformConfigure};
+    use Right::{KeysVerify, MachinesRead, MachinesWrite, PlatformConfigure};
     vec![
         Endpoint::new(Method::GET, "/machines", MachinesRead, get(machines::list)),
         Endpoint::new(Method::POST, "/machines", MachinesWrite, post(machines::create)),
@@ -99,6 +106,8 @@ fn endpoints() -> Vec<Endpoint> {
         Endpoint::new(Method::POST, "/keys/{id}/revoke", MachinesWrite, post(keys::revoke)),
         Endpoint::new(Method::POST, "/keys/{id}/regenerate", MachinesWrite, post(keys::regenerate)),
         Endpoint::new(Method::GET, "/keys/{id}/usage", MachinesRead, get(keys::usage)),
+        Endpoint::new(Method::POST, "/explain", MachinesRead, post(explain::explain)),
+        Endpoint::new(Method::POST, "/verify", KeysVerify, post(verify::verify)),
         Endpoint::new(Method::GET, "/journal", MachinesRead, get(journal::list)),
         Endpoint::new(Method::POST, "/journal/archive", PlatformConfigure, post(store::archive)),
         Endpoint::new(Method::POST, "/store/backup", PlatformConfigure, post(store::backup)),

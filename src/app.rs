@@ -101,6 +101,11 @@ impl Gateway {
                 let (usage, registry, clock) = (usage.clone(), registry.clone(), clock.clone());
                 StoreCare::new(Arc::new(care::Running { store, usage, registry, clock }))
             },
+            judge: admin::Judge {
+                gate: gate.clone(),
+                rules: live.rules.clone(),
+                calls: admin::Calls::new(metrics.beside(&[admin::VERIFY]), usage.ledger(), access.clone()),
+            },
             readiness: readiness(&registry, &draining, pulse),
             metrics: {
                 let metrics = metrics.clone();

@@ -7,6 +7,7 @@
 mod check;
 mod client;
 mod confirm;
+mod explain;
 mod failure;
 mod health;
 mod journal;
@@ -55,6 +56,8 @@ enum Command {
     /// Manage keys: what machines call with
     #[command(subcommand)]
     Key(key::Command),
+    /// Tell, step by step, why a request would be let in or turned away; nothing is spent by asking
+    Explain(explain::Explain),
     /// Read who changed what, when and why
     #[command(subcommand)]
     Journal(journal::Command),
@@ -113,6 +116,7 @@ fn obey(command: Command) -> ExitCode {
         Command::Health(health) => health.run(),
         Command::Machine(command) => command.run(),
         Command::Key(command) => command.run(),
+        Command::Explain(explain) => explain.run(),
         Command::Journal(command) => command.run(),
         Command::Store(command) => command.run(),
         Command::Completion { shell } => complete(shell),

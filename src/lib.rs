@@ -35,7 +35,7 @@
 //! | … | here |
 //! |---|---|
 //! | what a refusal is called, its status and title | `model/refusal.rs`; its words: `proxy/answer.rs` |
-//! | in which order a call is judged | `gate.rs`: [`gate::Gate::admit`] |
+//! | in which order a call is judged | `gate.rs`: `Gate::decide`; what is told of each step: `gate/explain/` |
 //! | where a key may stand in a request | `gate/credential.rs` |
 //! | which spellings of a path are refused | `gate/target.rs` |
 //! | which bytes on the wire are refused | `server/wire/` |

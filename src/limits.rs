@@ -22,8 +22,8 @@ pub use bucket::Bucket;
 pub use charged::{Charged, WindowState};
 
 use crate::model::refusal::Violated;
-use crate::model::{Limit, Moment, Refusal, Tier, Window};
-use bucket::SLIDING;
+use crate::model::{Limit, Moment, Refusal, Tick, Tier, Window};
+use bucket::{SLIDING, State};
 use rate::{Rate, whole_seconds};
 
 /// A tier ready to judge. Built when settings load and shared by all callers that have the tier; what they use stands
@@ -53,6 +53,12 @@ impl TierLimits {
 
     pub fn tier(&self) -> &Tier {
         &self.tier
+    }
+
+    /// The highest cost that a call can ever meet: the least that any window admits at once. `None` without limits.
+    pub fn most_at_once(&self) -> Option<NonZeroU32> {
+        let at_once = |limit: &Limit| if limit.window.seconds().is_some() { limit.burst.min(limit.quota) } else { limit.quota };
+        self.tier.limits.iter().map(at_once).min()
     }
 }
 
@@ -86,6 +92,22 @@ impl Refused {
 pub fn charge(limits: &TierLimits, bucket: &Bucket, cost: NonZeroU32, now: Moment) -> Result<Charged, Refused> {
     let mut state = bucket.0.lock();
     let tick = state.settle(limits, now);
+    let after = spend(limits, &state, cost, now, tick)?;
+    *state = after;
+    Ok(after.seen(limits, now.wall))
+}
+
+/// What [`charge`] would answer, without spending anything; what is left is told as it was found. `now` may lie ahead: then it is what a
+/// call will find when nobody calls in between.
+pub fn foresee(limits: &TierLimits, bucket: &Bucket, cost: NonZeroU32, now: Moment) -> Result<Charged, Refused> {
+    let mut state = *bucket.0.lock();
+    let tick = state.settle(limits, now);
+    spend(limits, &state, cost, now, tick)?;
+    Ok(state.seen(limits, now.wall))
+}
+
+/// What a settled state becomes by a call.
+fn spend(limits: &TierLimits, state: &State, cost: NonZeroU32, now: Moment, tick: Tick) -> Result<State, Refused> {
     let mut after = *state;
     let mut waits = Waits::default();
 
@@ -107,8 +129,7 @@ pub fn charge(limits: &TierLimits, bucket: &Bucket, cost: NonZeroU32, now: Momen
     }
 
     if waits.violated.is_empty() {
-        *state = after;
-        return Ok(after.seen(limits, now.wall));
+        return Ok(after);
     }
     let state = Box::new(state.seen(limits, now.wall));
     waits.violated.sort();

@@ -21,13 +21,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
+use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 
 use crate::clock::Clock;
-use crate::config::{LimitHeaders, Settings, Underscores};
+use crate::config::{LimitHeaders, Settings};
 use crate::gate::{Gate, Rules, Turned};
 use crate::model::{Moment, Refusal, Verdict};
 use crate::server::{Anomaly, Connection, Service, Timers, Worker};
@@ -46,12 +46,12 @@ use text::Texts;
 /// The settings as the data plane reads them.
 pub struct Live {
     pub settings: Settings,
-    pub rules: Rules,
+    pub rules: Arc<Rules>,
 }
 
 impl Live {
     pub fn new(settings: Settings) -> Live {
-        Live { rules: Rules::new(&settings), settings }
+        Live { rules: Arc::new(Rules::new(&settings)), settings }
     }
 }
 
@@ -111,8 +111,7 @@ impl Plane {
         }
         let live = self.live();
         exchange.adopt_id(&head.headers);
-        let flaw = acceptable(&mut head, &live.settings).err();
-        let judged = self.shared.gate.admit(&live.rules, exchange.call(), &mut head, flaw);
+        let judged = self.shared.gate.admit(&live.rules, exchange.call(), &mut head);
         exchange.judged_as(head.uri.path());
         let pass = judged?;
         exchange.admitted(&pass);
@@ -173,33 +172,6 @@ fn refusal_of(anomaly: Anomaly) -> Refusal {
         Anomaly::UriTooLong => Refusal::UriTooLong,
         Anomaly::TimedOut => Refusal::RequestTimeout,
     }
-}
-
-/// What the gateway takes from nobody is refused before anybody is charged for it.
-fn acceptable(head: &mut Parts, settings: &Settings) -> Result<(), Refusal> {
-    expectation(head)?;
-    if settings.underscores == Underscores::Refuse && head.headers.keys().any(|name| name.as_str().contains('_')) {
-        return Err(Refusal::BadRequest("a field name holds an underscore"));
-    }
-    match settings.connections.body_size {
-        Some(most) if announced_length(head).is_some_and(|length| length > most) => Err(Refusal::BodyTooLarge),
-        _ => Ok(()),
-    }
-}
-
-fn announced_length(head: &Parts) -> Option<u64> {
-    head.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// `100-continue` is answered by the gateway, when the body is first asked for, and not forwarded; nothing else can be met
-/// (RFC 9110 section 10.1.1).
-fn expectation(head: &mut Parts) -> Result<(), Refusal> {
-    let mut expectations = head.headers.get_all(EXPECT).iter();
-    if expectations.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-        return Err(Refusal::ExpectationFailed);
-    }
-    head.headers.remove(EXPECT);
-    Ok(())
 }
 
 async fn sweep(pools: std::rc::Weak<Pools>) {

@@ -12,10 +12,11 @@ use crate::model::RequestId;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Gives each request its id, writes problems out, and forbids caches to keep what may hold a key's value. There are
+/// Gives each request its id, which handlers find among its extensions, writes problems out, and forbids caches to keep what may hold a key's value. There are
 /// no CORS headers, on purpose: no page of another site has any business here.
-pub async fn complete(request: Request, next: Next) -> Response {
+pub async fn complete(mut request: Request, next: Next) -> Response {
     let id = request.headers().get(X_REQUEST_ID).and_then(RequestId::from_client).unwrap_or_else(new_id);
+    request.extensions_mut().insert(id.clone());
     let mut response = next.run(request).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         write_problem(&problem, &id, &mut response);

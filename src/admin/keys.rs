@@ -256,7 +256,7 @@ fn parse_id(text: &str) -> Result<KeyId, Problem> {
     text.parse().map_err(|error| Problem::not_found(format!("{text:?} names no key: {error}")))
 }
 
-async fn find(admin: &Admin, id: KeyId) -> Result<(Key, Machine), Problem> {
+pub(super) async fn find(admin: &Admin, id: KeyId) -> Result<(Key, Machine), Problem> {
     let both = admin.ask(move |store| {
         let Some(Kept { record: key, .. }) = store.key(id)? else { return Ok(None) };
         Ok(store.machine(key.machine)?.map(|machine| (key, machine.record)))

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde_json::Value;
 
 use super::catalogue::Catalogue;
@@ -71,11 +71,19 @@ pub fn permissions(value: Value, catalogue: &Catalogue) -> Read<PermissionSet> {
 }
 
 pub fn organizations(value: Value) -> Read<Organizations> {
-    let id = |text: String| match text.len() {
+    list(value, organization_id).map(Organizations::from_iter)
+}
+
+/// The id of one organization.
+pub fn organization(value: Value) -> Read<String> {
+    string(value).and_then(organization_id)
+}
+
+fn organization_id(text: String) -> Read<String> {
+    match text.len() {
         1..=MAX_ORGANIZATION => Ok(text),
-        _ => Err(Faults::from(format!("must be 1 to {MAX_ORGANIZATION} bytes long"))),
-    };
-    list(value, id).map(Organizations::from_iter)
+        _ => Err(format!("must be 1 to {MAX_ORGANIZATION} bytes long").into()),
+    }
 }
 
 pub fn tier(value: Value, catalogue: &Catalogue) -> Read<TierName> {
@@ -94,15 +102,25 @@ pub fn networks(value: Value) -> Read<Vec<IpNet>> {
 
 fn network(text: &str) -> Read<IpNet> {
     if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(address.into());
+        // Calls over IPv4 are seen by their IPv4 address, however a listener writes it.
+        return Ok(address.to_canonical().into());
     }
     let net: IpNet =
         text.parse().map_err(|_| format!("{text:?} is neither an address nor a range; write 192.0.2.7, 10.0.0.0/8 or fd00::/8"))?;
     match net.trunc() {
-        trunc if trunc == net => Ok(net),
+        trunc if trunc == net => plain(net),
         trunc => {
             Err(format!("{text:?} has bits beyond its prefix; for the whole range write {trunc}, for one address {}", net.addr()).into())
         }
+    }
+}
+
+/// A range of IPv4-mapped addresses is one of IPv4: in its long form no call would ever be in it.
+fn plain(net: IpNet) -> Read<IpNet> {
+    let IpNet::V6(v6) = net else { return Ok(net) };
+    match (v6.addr().to_ipv4_mapped(), v6.prefix_len().checked_sub(96)) {
+        (Some(v4), Some(length)) => Ipv4Net::new(v4, length).map(IpNet::V4).map_err(|error| error.to_string().into()),
+        _ => Ok(net),
     }
 }
 
@@ -152,7 +170,7 @@ fn at_most(text: String, most: usize) -> Read<String> {
 }
 
 /// No text that is kept, shown or told back may hold a value: somebody who reports a leak pastes it all too easily.
-fn string(value: Value) -> Read<String> {
+pub fn string(value: Value) -> Read<String> {
     match value {
         Value::String(text) if matches!(masked(text.as_bytes()), Cow::Owned(_)) => {
             Err("holds the value of a key, which is kept nowhere; a key is named by its label, its id or its last four characters".into())
@@ -163,7 +181,7 @@ fn string(value: Value) -> Read<String> {
 }
 
 /// Reads each entry, and says of each one that is wrong where it stands.
-fn list<T>(value: Value, read: impl Fn(String) -> Read<T>) -> Read<Vec<T>> {
+pub fn list<T>(value: Value, read: impl Fn(String) -> Read<T>) -> Read<Vec<T>> {
     let Value::Array(entries) = value else { return Err(format!("must be an array of strings, not {}", kind(&value)).into()) };
     if entries.len() > MAX_ENTRIES {
         return Err(format!("holds {} entries; the most is {MAX_ENTRIES}", entries.len()).into());
@@ -236,6 +254,8 @@ mod tests {
         let nets = networks(json!(["10.0.0.0/8", "192.0.2.7", "fd00::/8", "192.0.2.7/32"])).unwrap();
         let texts: Vec<String> = nets.iter().map(ToString::to_string).collect();
         assert_eq!(texts, ["10.0.0.0/8", "192.0.2.7/32", "fd00::/8"]);
+        let mapped = networks(json!(["::ffff:192.0.2.7", "::ffff:10.0.0.0/104"])).unwrap();
+        assert_eq!(mapped.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "192.0.2.7/32"]);
         for bad in [json!(["10.0.0.1/8"]), json!(["10.0.0.0/33"]), json!(["localhost"]), json!([""]), json!([]), json!("10.0.0.0/8")] {
             assert!(networks(bad.clone()).is_err(), "{bad}");
         }

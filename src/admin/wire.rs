@@ -1,6 +1,7 @@
 //! The JSON of the admin API, as the CLI reads it. Other types than the domain's, because they change for other reasons:
 //! a field here is a promise to clients. Times are RFC 3339 in UTC, or null.
 
+pub mod decision;
 mod store;
 
 use std::collections::BTreeMap;

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use http::{HeaderName, Method};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::model::{Limit, Window};
 
@@ -85,13 +85,20 @@ pub(super) fn bind(text: &str) -> Result<SocketAddr, String> {
 /// A range of addresses, `10.0.0.0/8`, or one address.
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(address.into());
+        return Ok(address.to_canonical().into());
     }
     let net: IpNet = text.parse().map_err(|_| "is not a range of addresses; write 10.0.0.0/8, fd00::/8 or a single address".to_owned())?;
     match net.trunc() {
-        trunc if trunc == net => Ok(net),
+        trunc if trunc == net => Ok(plain(net)),
         trunc => Err(format!("has bits set beyond its prefix length; for the whole range write {trunc}, for one address {}", net.addr())),
     }
+}
+
+/// A range of IPv4-mapped addresses is one of IPv4: calls over IPv4 are seen by their IPv4 address, however a listener writes it.
+fn plain(net: IpNet) -> IpNet {
+    let IpNet::V6(v6) = net else { return net };
+    let mapped = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
+    mapped.and_then(|(v4, length)| Ipv4Net::new(v4, length).ok()).map_or(net, IpNet::V4)
 }
 
 /// The name of a header field (RFC 9110 section 5.1).

@@ -7,7 +7,7 @@ use percent_encoding::percent_decode;
 
 use super::target;
 use crate::config::Credentials;
-use crate::model::secret::has_shape;
+use crate::model::secret::{has_form, has_shape};
 use crate::model::{Refusal, SecretHash};
 
 /// What a request presented.
@@ -31,7 +31,7 @@ impl Taken {
         }
     }
 
-    fn of(value: &[u8]) -> Taken {
+    pub fn of(value: &[u8]) -> Taken {
         if value.is_empty() {
             return Taken::Missing;
         }
@@ -77,6 +77,25 @@ pub fn clear(sources: &Credentials, request: &mut Parts) -> Taken {
         take_query(request, name);
     }
     Taken::Missing
+}
+
+/// The places of a request that are looked at and hold something, in words.
+pub fn places(sources: &Credentials, request: &Parts) -> Vec<String> {
+    let bearer = sources.bearer && request.headers.get_all(AUTHORIZATION).iter().any(|value| bearer_token(value).is_some());
+    let header = sources.header.as_ref().filter(|name| request.headers.get_all(*name).iter().any(|value| !value.is_empty()));
+    let query = request.uri.query().unwrap_or_default();
+    let query = sources.query.as_ref().filter(|name| target::parameters(query, name).any(|value| !value.is_empty()));
+    let bearer = bearer.then(|| "Authorization: Bearer".to_owned());
+    bearer.into_iter().chain(header.map(|name| format!("the header {name}"))).chain(query.map(|name| format!("?{name}="))).collect()
+}
+
+/// Whether a value that is looked at was one of ours but for its checksum.
+pub fn is_mistyped(sources: &Credentials, request: &Parts) -> bool {
+    let bearer = request.headers.get_all(AUTHORIZATION).iter().filter_map(bearer_token).filter(|_| sources.bearer);
+    let header = sources.header.iter().flat_map(|name| request.headers.get_all(name)).map(HeaderValue::as_bytes);
+    let query = request.uri.query().unwrap_or_default();
+    let query = sources.query.iter().flat_map(|name| target::parameters(query, name));
+    bearer.chain(header).any(has_form) || query.map(decoded).any(|value| has_form(&value))
 }
 
 #[derive(PartialEq, Eq)]

@@ -100,6 +100,11 @@ impl fmt::Debug for SecretHash {
 
 /// Whether `value` has the shape of a value and a right CRC.
 pub fn has_shape(value: &[u8]) -> bool {
+    has_form(value) && value[value.len() - CRC_CHARS..] == crc_chars(&value[..value.len() - CRC_CHARS])
+}
+
+/// Whether `value` looks like a value, right CRC or not: one that does and has a wrong CRC was mistyped.
+pub fn has_form(value: &[u8]) -> bool {
     if value.len() <= TAIL || value.len() > MAX_VALUE {
         return false;
     }
@@ -107,10 +112,7 @@ pub fn has_shape(value: &[u8]) -> bool {
     let Some(head) = head.strip_suffix(b"_") else { return false };
     let Some(underscore) = head.iter().position(|b| *b == b'_') else { return false };
     let (prefix, environment) = (&head[..underscore], &head[underscore + 1..]);
-    is_prefix(prefix)
-        && Environment::is_valid(environment)
-        && tail.iter().all(u8::is_ascii_alphanumeric)
-        && tail[RANDOM_CHARS..] == crc_chars(&value[..value.len() - CRC_CHARS])
+    is_prefix(prefix) && Environment::is_valid(environment) && tail.iter().all(u8::is_ascii_alphanumeric)
 }
 
 /// `text` with the telling part of every value in it replaced by `…`: what a client put where no key belongs is not kept either.

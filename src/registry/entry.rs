@@ -78,9 +78,19 @@ impl Entry {
         self
     }
 
-    /// Whether the value counts at `now`, and if not, why: in the published order of precedence.
+    /// Whether the value counts at `now`, and if not, why: in the published order of precedence. An end that is over stays over.
     pub fn judge(&self, machine: &MachineState, now: Timestamp) -> Result<(), Refusal> {
-        if self.counts_until.is_some_and(|end| is_over(end, now, &self.grace_over)) {
+        self.judge_by(machine, |end, seen| is_over(end, now, seen))
+    }
+
+    /// What [`Entry::judge`] would say at `at`, without keeping anything in mind. `remembering` is false for a time that is past: what
+    /// was seen to be over since then was not over yet.
+    pub fn foresee(&self, machine: &MachineState, at: Timestamp, remembering: bool) -> Result<(), Refusal> {
+        self.judge_by(machine, |end, seen| end <= at || (remembering && seen.load(Ordering::Relaxed)))
+    }
+
+    fn judge_by(&self, machine: &MachineState, is_over: impl Fn(Timestamp, &AtomicBool) -> bool) -> Result<(), Refusal> {
+        if self.counts_until.is_some_and(|end| is_over(end, &self.grace_over)) {
             return Err(Refusal::KeyReplaced);
         }
         match self.state {
@@ -88,7 +98,7 @@ impl Entry {
             KeyState::Inactive => return Err(Refusal::KeyInactive),
             KeyState::Active => {}
         }
-        if is_over(self.expires_at, now, &self.expired) {
+        if is_over(self.expires_at, &self.expired) {
             return Err(Refusal::KeyExpired);
         }
         if !machine.enabled {
@@ -106,6 +116,16 @@ impl Entry {
     pub(super) fn counts_like(&self, other: &Entry) -> bool {
         let what_counts = |entry: &Entry| (entry.state, entry.expires_at, entry.counts_until);
         what_counts(self) == what_counts(other)
+    }
+
+    /// When the key stops counting; `None` for never.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        (self.expires_at != Timestamp::NEVER).then_some(self.expires_at)
+    }
+
+    /// When this value stops counting, where a regeneration replaced it.
+    pub fn counts_until(&self) -> Option<Timestamp> {
+        self.counts_until
     }
 
     pub fn is_replaced(&self) -> bool {

@@ -63,10 +63,13 @@ impl Metrics {
     /// Counters for one worker under the present settings.
     pub fn worker(&self) -> WorkerMetrics {
         let mut state = self.state.lock();
-        state.retire();
-        let counters = Arc::new(Counters::new(state.routes.clone()));
-        state.workers.push(counters.clone());
-        WorkerMetrics::new(counters)
+        let routes = state.routes.clone();
+        state.counters(routes)
+    }
+
+    /// Counters for calls that take no route of the settings, under names of their own.
+    pub fn beside(&self, names: &[&str]) -> WorkerMetrics {
+        self.state.lock().counters(names.iter().map(|name| (*name).to_owned()).collect())
     }
 
     /// Lets a value that can rise and fall be read at every scrape.
@@ -188,6 +191,13 @@ impl Metrics {
 }
 
 impl State {
+    fn counters(&mut self, routes: Arc<[String]>) -> WorkerMetrics {
+        self.retire();
+        let counters = Arc::new(Counters::new(routes));
+        self.workers.push(counters.clone());
+        WorkerMetrics::new(counters)
+    }
+
     fn sums(&self) -> Sums {
         let mut sums = self.retired.clone();
         self.workers.iter().for_each(|worker| sums.add(worker));

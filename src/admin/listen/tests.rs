@@ -9,12 +9,17 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::super::catalogue::tests::example;
-use super::super::{Care, KeyUse, Readiness, StoreCare};
+use super::super::{Calls, Care, Judge, KeyUse, Readiness, StoreCare, VERIFY};
 use super::{Admin, AdminSocket, Arc, Listeners, SocketAddr, StdTcpListener, serve};
 use crate::clock::Clock;
+use crate::config;
+use crate::gate::{Gate, Rules};
+use crate::limits::Brake;
 use crate::model::{Key, KeyId, Machine, MachineId, Operator, OperatorId, Timestamp};
 use crate::registry::Registry;
 use crate::store::{Archived, Author, Backup, Entry, Health, Kept, Record, Seq, Store, StoreError, Verified};
+use crate::telemetry::metrics::Metrics;
+use crate::usage::Usage;
 
 /// A store on a dead disk: it starts empty and then fails at everything.
 struct Dead;
@@ -78,10 +83,25 @@ struct Running {
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
+/// A gate for one public route, and nothing behind it.
+fn judge(registry: &Registry, clock: &Clock) -> Judge {
+    let text = "upstreams: {u: {targets: ['http://127.0.0.1:1']}}\nroutes: {r: {match: {path: /}, public: true, upstream: u}}\n";
+    let settings = config::parse(text, Path::new("o.yaml"), &|_| None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (usage, _) = Usage::open(folder.path()).unwrap();
+    Judge {
+        gate: Arc::new(Gate::new(registry.clone(), Brake::new(settings.guessing, 8))),
+        rules: Arc::new(Rules::new(&settings)),
+        calls: Calls::new(Metrics::new(Vec::new(), clock).beside(&[VERIFY]), usage.ledger(), None),
+    }
+}
+
 fn admin() -> Arc<Admin> {
     let clock = Clock::manual(Timestamp(1_800_000_000_000));
+    let registry = Registry::open(Arc::new(Dead), clock.clone(), "pk".into()).unwrap();
     Arc::new(Admin {
-        registry: Registry::open(Arc::new(Dead), clock.clone(), "pk".into()).unwrap(),
+        judge: judge(&registry, &clock),
+        registry,
         clock,
         catalogue: example(),
         usage: Arc::new(|_| KeyUse::default()),
