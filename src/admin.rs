@@ -3,18 +3,20 @@
 //! A request comes in by one of three doors ([`listen`]): the Unix socket, where the kernel says who is there and every
 //! right is held; the loopback listener, where an operator's token says who is there and which rights they hold; and the telemetry
 //! listener, which has `/livez`, `/readyz` and `/metrics` and nothing else. Handlers are grouped by noun: [`machines`], [`keys`],
-//! [`journal`], [`catalogue`]. What they take is read by [`fields`] and [`values`], what they give is in [`wire`], which the
+//! [`operators`], [`journal`], [`catalogue`]. Who comes over TCP is remembered by the [`doorkeeper`]. What they take is read by [`fields`] and [`values`], what they give is in [`wire`], which the
 //! CLI reads too. Every change goes to the registry; nothing here writes to the store.
 
 mod answer;
 mod catalogue;
 mod door;
+mod doorkeeper;
 mod fields;
 mod health;
 mod journal;
 mod keys;
 mod listen;
 mod machines;
+mod operators;
 mod page;
 mod problem;
 mod usage;
@@ -36,6 +38,7 @@ use crate::store::{Store, StoreError};
 
 pub use catalogue::{Catalogue, Label, PermissionInfo, RouteInfo, TierInfo};
 pub use door::Door;
+pub use doorkeeper::Doorkeeper;
 pub use health::Readiness;
 pub use listen::{AdminSocket, BindError, Listeners, serve};
 pub use problem::{Code, Problem};
@@ -52,6 +55,8 @@ pub struct Admin {
     pub catalogue: Catalogue,
     /// What is known of a key's use, as of now.
     pub usage: Arc<dyn Fn(KeyId) -> KeyUse + Send + Sync>,
+    /// Remembers who comes over TCP.
+    pub doorkeeper: Arc<Doorkeeper>,
     /// Whether the gateway can do its work.
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// The text of `/metrics`, in Prometheus' exposition format 0.0.4.
@@ -75,7 +80,7 @@ impl Admin {
 
 /// Every endpoint below `/v1`: what is asked, by which method, and the right that it takes.
 fn endpoints() -> Vec<Endpoint> {
-    use Right::{MachinesRead, MachinesWrite};
+    use Right::{MachinesRead, MachinesWrite, PlatformConfigure};
     vec![
         Endpoint::new(Method::GET, "/machines", MachinesRead, get(machines::list)),
         Endpoint::new(Method::POST, "/machines", MachinesWrite, post(machines::create)),
@@ -95,6 +100,15 @@ fn endpoints() -> Vec<Endpoint> {
         Endpoint::new(Method::POST, "/keys/{id}/revoke", MachinesWrite, post(keys::revoke)),
         Endpoint::new(Method::POST, "/keys/{id}/regenerate", MachinesWrite, post(keys::regenerate)),
         Endpoint::new(Method::GET, "/keys/{id}/usage", MachinesRead, get(keys::usage)),
+        Endpoint::new(Method::GET, "/operators", PlatformConfigure, get(operators::list)),
+        Endpoint::new(Method::POST, "/operators", PlatformConfigure, post(operators::create)),
+        Endpoint::new(Method::GET, "/operators/{id}", PlatformConfigure, get(operators::show)),
+        Endpoint::new(Method::PATCH, "/operators/{id}", PlatformConfigure, patch(operators::edit)),
+        Endpoint::new(Method::DELETE, "/operators/{id}", PlatformConfigure, delete(operators::delete)),
+        Endpoint::new(Method::POST, "/operators/{id}/enable", PlatformConfigure, post(operators::enable)),
+        Endpoint::new(Method::POST, "/operators/{id}/disable", PlatformConfigure, post(operators::disable)),
+        Endpoint::new(Method::POST, "/operators/{id}/regenerate", PlatformConfigure, post(operators::regenerate)),
+        Endpoint::new(Method::GET, "/whoami", None, get(operators::whoami)),
         Endpoint::new(Method::GET, "/journal", MachinesRead, get(journal::list)),
         Endpoint::new(Method::GET, "/tiers", MachinesRead, get(catalogue::tiers)),
         Endpoint::new(Method::GET, "/routes", MachinesRead, get(catalogue::routes)),
@@ -107,14 +121,15 @@ struct Endpoint {
     method: Method,
     /// Below `/v1`.
     path: &'static str,
-    right: Right,
+    /// `None`: whoever is known may ask.
+    right: Option<Right>,
     handler: MethodRouter<Arc<Admin>>,
 }
 
 impl Endpoint {
     /// `handler` takes `method` alone.
-    fn new(method: Method, path: &'static str, right: Right, handler: MethodRouter<Arc<Admin>>) -> Endpoint {
-        Endpoint { method, path, right, handler }
+    fn new(method: Method, path: &'static str, right: impl Into<Option<Right>>, handler: MethodRouter<Arc<Admin>>) -> Endpoint {
+        Endpoint { method, path, right: right.into(), handler }
     }
 
     fn guarded(self) -> (&'static str, MethodRouter<Arc<Admin>>) {
@@ -123,8 +138,8 @@ impl Endpoint {
     }
 }
 
-/// Method, path and right of every endpoint: what a test walks through.
-pub fn endpoint_table() -> Vec<(Method, String, Right)> {
+/// Method, path and right of every endpoint (`None`: any token opens it): what a test walks through.
+pub fn endpoint_table() -> Vec<(Method, String, Option<Right>)> {
     endpoints().into_iter().map(|endpoint| (endpoint.method, format!("/v1{}", endpoint.path), endpoint.right)).collect()
 }
 

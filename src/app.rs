@@ -16,7 +16,7 @@ use bytes::Bytes;
 use admin_thread::AdminThread;
 use keeper::Keeper;
 
-use crate::admin::{self, Catalogue, KeyUse, Readiness};
+use crate::admin::{self, Catalogue, Doorkeeper, KeyUse, Readiness};
 use crate::clock::Clock;
 use crate::config::{self, Findings, LogFormat, Settings};
 use crate::gate::Gate;
@@ -90,11 +90,13 @@ impl Gateway {
         let settings = &live.settings;
 
         let draining = Arc::new(AtomicBool::new(false));
+        let doorkeeper = Arc::new(Doorkeeper::new(usage.clone()));
         let admin = admin::Admin {
             registry: registry.clone(),
             clock: clock.clone(),
             catalogue: Catalogue::from(settings),
             usage: use_of_key(&usage),
+            doorkeeper: doorkeeper.clone(),
             readiness: readiness(&registry, &draining),
             metrics: {
                 let metrics = metrics.clone();
@@ -111,6 +113,7 @@ impl Gateway {
         // Last, so that who asks whether the gateway is ready hears so when it is.
         let admin = AdminThread::start(admin, settings)?;
         watch::watch(&metrics, &server, &registry, access.as_ref())?;
+        watch::watch_door(&metrics, &doorkeeper)?;
         let keeper = Keeper::start(settings.usage.flush, usage, registry.clone(), gate, clock)?;
         Ok(Gateway { server, admin, keeper, registry, access, draining })
     }

@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::super::catalogue::tests::example;
-use super::super::{KeyUse, Readiness};
+use super::super::{Doorkeeper, KeyUse, Readiness};
 use super::{Admin, AdminSocket, Arc, Listeners, SocketAddr, StdTcpListener, serve};
 use crate::clock::Clock;
 use crate::model::{Key, KeyId, Machine, MachineId, Operator, OperatorId, Timestamp};
 use crate::registry::Registry;
 use crate::store::{Entry, Health, Kept, Record, Seq, Store, StoreError};
+use crate::usage::Usage;
 
 /// A store on a dead disk: it starts empty and then fails at everything.
 struct Dead;
@@ -73,6 +74,7 @@ fn admin() -> Arc<Admin> {
         clock,
         catalogue: example(),
         usage: Arc::new(|_| KeyUse::default()),
+        doorkeeper: Arc::new(Doorkeeper::new(Arc::new(Usage::open(tempfile::tempdir().unwrap().path()).unwrap().0))),
         readiness: Arc::new(|| Readiness::NotReady { status: "degraded", reasons: vec!["the disk is dead".into()] }),
         metrics: Arc::new(|| "octroi_build_info 1\n".into()),
     })
