@@ -13,6 +13,7 @@ mod key;
 mod locate;
 mod machine;
 mod named;
+mod operator;
 mod output;
 mod request;
 mod when;
@@ -53,6 +54,9 @@ enum Command {
     /// Manage keys: what machines call with
     #[command(subcommand)]
     Key(key::Command),
+    /// Manage operators: who may use the admin API over the network
+    #[command(subcommand)]
+    Operator(operator::Command),
     /// Read who changed what, when and why
     #[command(subcommand)]
     Journal(journal::Command),
@@ -108,6 +112,7 @@ fn obey(command: Command) -> ExitCode {
         Command::Health(health) => health.run(),
         Command::Machine(command) => command.run(),
         Command::Key(command) => command.run(),
+        Command::Operator(command) => command.run(),
         Command::Journal(command) => command.run(),
         Command::Completion { shell } => complete(shell),
     };
