@@ -50,3 +50,53 @@ impl Operators {
         self.last.iter().try_for_each(|(id, last)| frames.operator(*id, last))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::super::Usage;
+    use super::*;
+    use crate::model::Timestamp;
+
+    fn used(at: i64) -> LastUse {
+        LastUse { at: Timestamp(at), from: "2001:db8::7".parse().unwrap() }
+    }
+
+    #[test]
+    fn the_later_use_stays_and_is_found_again_after_restarts_and_rewritings() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (OperatorId::from_u128(1), OperatorId::from_u128(2));
+        let (usage, _) = Usage::open(dir.path()).unwrap();
+        usage.operator_used(second, used(7));
+        for n in 1..=2_000 {
+            usage.operator_used(first, used(n));
+            usage.operator_used(first, used(n - 1));
+            usage.flush(&mut |_| ()).unwrap();
+        }
+        let length = || dir.path().join("usage.log").metadata().unwrap().len();
+        let written = length();
+        assert!(written < 20 * 1024, "it was rewritten on the way: {written} bytes");
+        usage.flush(&mut |_| ()).unwrap();
+        assert_eq!(length(), written, "nothing is written when nothing changed");
+        let (again, _) = Usage::open(dir.path()).unwrap();
+        let found = [first, second, OperatorId::from_u128(3)].map(|id| again.of_operator(id));
+        assert_eq!(found, [Some(used(2_000)), Some(used(7)), None]);
+    }
+
+    #[test]
+    fn a_use_that_the_disk_refused_is_written_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = OperatorId::from_u128(1);
+        let (usage, _) = Usage::open(dir.path()).unwrap();
+        usage.operator_used(id, used(1));
+        // A handle that cannot be written to stands for a disk that refuses.
+        let refusing = File::open(dir.path().join("usage.log")).unwrap();
+        let writable = std::mem::replace(&mut usage.disk.lock().log.file, refusing);
+        assert!(usage.flush(&mut |_| ()).is_err());
+        assert_eq!(usage.of_operator(id), Some(used(1)));
+        usage.disk.lock().log.file = writable;
+        usage.flush(&mut |_| ()).unwrap();
+        assert_eq!(Usage::open(dir.path()).unwrap().0.of_operator(id), Some(used(1)));
+    }
+}
