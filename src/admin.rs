@@ -3,13 +3,14 @@
 //! A request comes in by one of three doors ([`listen`]): the Unix socket, where the kernel says who is there and every
 //! right is held; the loopback listener, where an operator's token says who is there and which rights they hold; and the telemetry
 //! listener, which has `/livez`, `/readyz` and `/metrics` and nothing else. Handlers are grouped by noun: [`machines`], [`keys`],
-//! [`journal`], [`catalogue`], [`store`];
-//! [`explain`] and [`verify`] ask the gate. What they take is read by [`fields`] and [`values`], what they give is in [`wire`], which the
+//! [`operators`], [`journal`], [`catalogue`], [`store`]; [`explain`] and [`verify`] ask the gate. Who comes over TCP is remembered by
+//! the [`doorkeeper`]. What they take is read by [`fields`] and [`values`], what they give is in [`wire`], which the
 //! CLI reads too. Every change goes to the registry; nothing here writes to the store.
 
 mod answer;
 mod catalogue;
 mod door;
+mod doorkeeper;
 mod explain;
 mod fields;
 mod health;
@@ -18,6 +19,7 @@ mod judge;
 mod keys;
 mod listen;
 mod machines;
+mod operators;
 mod page;
 mod problem;
 mod store;
@@ -41,6 +43,7 @@ use crate::store::{Store, StoreError};
 
 pub use catalogue::{Catalogue, Label, PermissionInfo, RouteInfo, TierInfo};
 pub use door::Door;
+pub use doorkeeper::Doorkeeper;
 pub use health::Readiness;
 pub use judge::{Calls, Judge, VERIFY};
 pub use listen::{AdminSocket, BindError, Listeners, serve};
@@ -63,6 +66,8 @@ pub struct Admin {
     pub store: StoreCare,
     /// Who decides about calls.
     pub judge: Judge,
+    /// Remembers who comes over TCP.
+    pub doorkeeper: Arc<Doorkeeper>,
     /// Whether the gateway can do its work.
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// The text of `/metrics`, in Prometheus' exposition format 0.0.4.
@@ -108,6 +113,15 @@ fn endpoints() -> Vec<Endpoint> {
         Endpoint::new(Method::GET, "/keys/{id}/usage", MachinesRead, get(keys::usage)),
         Endpoint::new(Method::POST, "/explain", MachinesRead, post(explain::explain)),
         Endpoint::new(Method::POST, "/verify", KeysVerify, post(verify::verify)),
+        Endpoint::new(Method::GET, "/operators", PlatformConfigure, get(operators::list)),
+        Endpoint::new(Method::POST, "/operators", PlatformConfigure, post(operators::create)),
+        Endpoint::new(Method::GET, "/operators/{id}", PlatformConfigure, get(operators::show)),
+        Endpoint::new(Method::PATCH, "/operators/{id}", PlatformConfigure, patch(operators::edit)),
+        Endpoint::new(Method::DELETE, "/operators/{id}", PlatformConfigure, delete(operators::delete)),
+        Endpoint::new(Method::POST, "/operators/{id}/enable", PlatformConfigure, post(operators::enable)),
+        Endpoint::new(Method::POST, "/operators/{id}/disable", PlatformConfigure, post(operators::disable)),
+        Endpoint::new(Method::POST, "/operators/{id}/regenerate", PlatformConfigure, post(operators::regenerate)),
+        Endpoint::new(Method::GET, "/whoami", None, get(operators::whoami)),
         Endpoint::new(Method::GET, "/journal", MachinesRead, get(journal::list)),
         Endpoint::new(Method::POST, "/journal/archive", PlatformConfigure, post(store::archive)),
         Endpoint::new(Method::POST, "/store/backup", PlatformConfigure, post(store::backup)),
@@ -123,14 +137,15 @@ struct Endpoint {
     method: Method,
     /// Below `/v1`.
     path: &'static str,
-    right: Right,
+    /// `None`: whoever is known may ask.
+    right: Option<Right>,
     handler: MethodRouter<Arc<Admin>>,
 }
 
 impl Endpoint {
     /// `handler` takes `method` alone.
-    fn new(method: Method, path: &'static str, right: Right, handler: MethodRouter<Arc<Admin>>) -> Endpoint {
-        Endpoint { method, path, right, handler }
+    fn new(method: Method, path: &'static str, right: impl Into<Option<Right>>, handler: MethodRouter<Arc<Admin>>) -> Endpoint {
+        Endpoint { method, path, right: right.into(), handler }
     }
 
     fn guarded(self) -> (&'static str, MethodRouter<Arc<Admin>>) {
@@ -139,8 +154,8 @@ impl Endpoint {
     }
 }
 
-/// Method, path and right of every endpoint: what a test walks through.
-pub fn endpoint_table() -> Vec<(Method, String, Right)> {
+/// Method, path and right of every endpoint (`None`: any token opens it): what a test walks through.
+pub fn endpoint_table() -> Vec<(Method, String, Option<Right>)> {
     endpoints().into_iter().map(|endpoint| (endpoint.method, format!("/v1{}", endpoint.path), endpoint.right)).collect()
 }
 

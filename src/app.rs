@@ -17,7 +17,7 @@ use bytes::Bytes;
 use admin_thread::AdminThread;
 use keeper::{Keeper, Pulse};
 
-use crate::admin::{self, Catalogue, KeyUse, Readiness, StoreCare};
+use crate::admin::{self, Catalogue, Doorkeeper, KeyUse, Readiness, StoreCare};
 use crate::clock::Clock;
 use crate::config::{self, Findings, LogFormat, Settings};
 use crate::gate::Gate;
@@ -92,6 +92,7 @@ impl Gateway {
 
         let draining = Arc::new(AtomicBool::new(false));
         let (heart, pulse) = keeper::heart();
+        let doorkeeper = Arc::new(Doorkeeper::new(usage.clone()));
         let admin = admin::Admin {
             registry: registry.clone(),
             clock: clock.clone(),
@@ -107,6 +108,7 @@ impl Gateway {
                 calls: admin::Calls::new(metrics.beside(&[admin::VERIFY]), usage.ledger(), access.clone()),
             },
             readiness: readiness(&registry, &draining, pulse),
+            doorkeeper: doorkeeper.clone(),
             metrics: {
                 let metrics = metrics.clone();
                 Arc::new(move || metrics.text())
@@ -123,6 +125,7 @@ impl Gateway {
         let admin = AdminThread::start(admin, settings)?;
         watch::watch(&metrics, &server, &registry, access.as_ref())?;
         let keeper = Keeper::start(settings.usage.flush, heart, usage, registry.clone(), gate, clock)?;
+        watch::watch_door(&metrics, &doorkeeper)?;
         Ok(Gateway { server, admin, keeper, registry, access, draining })
     }
 

@@ -15,6 +15,7 @@ mod key;
 mod locate;
 mod machine;
 mod named;
+mod operator;
 mod output;
 mod request;
 mod store;
@@ -58,6 +59,9 @@ enum Command {
     Key(key::Command),
     /// Tell, step by step, why a request would be let in or turned away; nothing is spent by asking
     Explain(explain::Explain),
+    /// Manage operators: who may use the admin API over the network
+    #[command(subcommand)]
+    Operator(operator::Command),
     /// Read who changed what, when and why
     #[command(subcommand)]
     Journal(journal::Command),
@@ -117,6 +121,7 @@ fn obey(command: Command) -> ExitCode {
         Command::Machine(command) => command.run(),
         Command::Key(command) => command.run(),
         Command::Explain(explain) => explain.run(),
+        Command::Operator(command) => command.run(),
         Command::Journal(command) => command.run(),
         Command::Store(command) => command.run(),
         Command::Completion { shell } => complete(shell),

@@ -1,4 +1,5 @@
-//! What happened: per key its last use and its calls by verdict, and the calls without a known key.
+//! What happened: per key its last use and its calls by verdict, the calls without a known key, and the last use of each operator's
+//! token.
 //!
 //! Every worker notes its calls in a [`Ledger`] of its own. [`Usage::flush`], called each `usage.flush`, adds the
 //! ledgers up and appends what changed to the usage log, together with the calendar counters of the limits; every question is answered after adding up, so
@@ -11,6 +12,7 @@
 mod entry;
 mod ledger;
 mod log;
+mod operators;
 mod sums;
 
 use std::collections::{HashMap, HashSet};
@@ -23,9 +25,10 @@ use entry::Entry;
 pub use ledger::Ledger;
 use ledger::{ById, Notes, Page};
 use log::{Frames, Log};
+use operators::Operators;
 pub use sums::{KeyUsage, LastUse, VerdictCounts};
 
-use crate::model::{BucketOwner, CalendarCounters, KeyId};
+use crate::model::{BucketOwner, CalendarCounters, KeyId, OperatorId};
 
 /// The usage log cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +56,7 @@ pub struct Usage {
     disk: Mutex<Disk>,
     totals: Mutex<Totals>,
     ledgers: Mutex<Vec<Notes>>,
+    operators: Mutex<Operators>,
 }
 
 /// Held for a whole flush, so that two do not write at once. No call ever waits for it; a question waits only while
@@ -76,15 +80,18 @@ impl Usage {
     /// Opens or makes the log in `dir`, which is made where it does not exist, and reads what it holds. A torn end, as
     /// a crash leaves it, is cut; damage elsewhere is skipped with a warning, since usage is not what calls are judged by.
     pub fn open(dir: &Path) -> Result<(Usage, Restored), UsageError> {
-        let (mut totals, mut restored) = (Totals::default(), Restored::default());
+        let (mut totals, mut operators, mut restored) = (Totals::default(), Operators::default(), Restored::default());
         let (log, damaged_bytes) = Log::open(dir, &mut |entry| match entry {
             Entry::Key(id, usage) => drop(totals.keys.insert(id, usage)),
             Entry::WithoutKey(counts) => totals.without_key = counts,
             Entry::Counters(owner, counters) => drop(restored.counters.insert(owner, counters)),
+            Entry::Operator(id, last) => operators.restore(id, last),
         })?;
         restored.damaged_bytes = damaged_bytes;
         let disk = Disk { log, counters: restored.counters.clone() };
-        Ok((Usage { disk: Mutex::new(disk), totals: Mutex::new(totals), ledgers: Mutex::default() }, restored))
+        let usage =
+            Usage { disk: Mutex::new(disk), totals: Mutex::new(totals), ledgers: Mutex::default(), operators: Mutex::new(operators) };
+        Ok((usage, restored))
     }
 
     /// A ledger for one worker. What it holds when it is dropped still counts.
@@ -102,6 +109,16 @@ impl Usage {
     /// What several keys did, in their order.
     pub fn of_keys(&self, ids: &[KeyId]) -> Vec<KeyUsage> {
         self.merged(|totals| ids.iter().map(|id| totals.keys.get(id).cloned().unwrap_or_default()).collect())
+    }
+
+    /// Notes that an operator's token was accepted.
+    pub fn operator_used(&self, id: OperatorId, last: LastUse) {
+        self.operators.lock().note(id, last);
+    }
+
+    /// The last time that an operator's token was accepted, and from where.
+    pub fn of_operator(&self, id: OperatorId) -> Option<LastUse> {
+        self.operators.lock().last(id)
     }
 
     /// Calls that no key can answer for, by verdict.
@@ -148,11 +165,13 @@ impl Usage {
                 totals.write(&pending, &mut frames).map(|()| pending)
             })
             .map_err(|source| disk.log.error("write", source))?;
+        let operators = self.operators.lock().write_changed(&mut frames).map_err(|source| disk.log.error("write", source))?;
         let written = frames.finish().and_then(|bytes| disk.log.append(&bytes));
         if let Err(source) = written {
             let mut totals = self.totals.lock();
             totals.changed.extend(keys);
             totals.without_key_changed |= without_key;
+            self.operators.lock().put_back(operators);
             return Err(disk.log.error("append to", source));
         }
         disk.counters.extend(moved);
@@ -169,6 +188,7 @@ impl Usage {
             let totals = self.totals.lock();
             totals.keys.iter().try_for_each(|(id, usage)| frames.key(*id, usage))?;
             frames.without_key(&totals.without_key)?;
+            self.operators.lock().write(frames)?;
             counters.iter().try_for_each(|(owner, counters)| frames.counters(*owner, counters))
         });
         if let Err(error) = result {

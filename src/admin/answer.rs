@@ -41,6 +41,9 @@ fn write_problem(problem: &Problem, id: &RequestId, response: &mut Response) {
             let value = HeaderValue::from_static("Bearer realm=\"octroi admin\", error=\"invalid_token\"");
             headers.insert(header::WWW_AUTHENTICATE, value);
         }
+        Code::TooManyFailures => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(problem.retry_after.unwrap_or(1)));
+        }
         Code::StoreUnavailable => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }

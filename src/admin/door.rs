@@ -11,7 +11,8 @@ use http::{HeaderMap, Uri, header, request};
 use super::Admin;
 use super::problem::{Code, Problem};
 use crate::model::operator::OperatorStatus;
-use crate::model::{Actor, Operator, Origin, Right, Rights, SecretHash};
+use crate::model::{Actor, Moment, Operator, OperatorId, Origin, Right, Rights, SecretHash, Timestamp};
+use crate::usage::LastUse;
 
 /// Set by the listener on every request before the router sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,12 +29,19 @@ pub enum Door {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requester {
     pub actor: Actor,
+    /// Whose token it is; `None` over the socket.
+    pub operator: Option<OperatorId>,
     /// `None` over the socket.
     pub address: Option<IpAddr>,
     pub rights: Rights,
 }
 
 impl Requester {
+    /// What is noted of a token that is used now.
+    fn token_use(&self, at: Timestamp) -> Option<(OperatorId, LastUse)> {
+        self.operator.zip(self.address).map(|(operator, from)| (operator, LastUse { at, from }))
+    }
+
     /// Where a change by this requester comes from.
     pub fn origin(self, reason: Option<String>) -> Origin {
         Origin { actor: self.actor, address: self.address, rights: self.rights, reason }
@@ -51,21 +59,36 @@ impl<S: Sync> FromRequestParts<S> for Requester {
 /// Lets a request through to the handlers, or turns it away: below `/v1` only somebody who is known passes. A request of which the
 /// door is not known is treated as one from outside.
 pub async fn guard(State(admin): State<Arc<Admin>>, mut request: Request, next: Next) -> Response {
-    match requester(&admin, &request) {
-        Ok(Some(requester)) => {
-            request.extensions_mut().insert(requester);
+    let now = admin.clock.now();
+    let response = match requester(&admin, &request, now) {
+        Ok(requester) => {
+            let mut used = admin.doorkeeper.used(requester.as_ref().and_then(|requester| requester.token_use(now.wall)));
+            if let Some(requester) = requester {
+                request.extensions_mut().insert(requester);
+            }
+            let response = next.run(request).await;
+            if ended(&response) == Some(Code::RightMissing) {
+                used.refused();
+            }
+            response
         }
-        Ok(None) => {}
-        Err(problem) => return problem.into_response(),
-    }
-    next.run(request).await
+        Err(problem) => problem.into_response(),
+    };
+    admin.doorkeeper.count(ended(&response));
+    response
 }
 
-fn requester(admin: &Admin, request: &Request) -> Result<Option<Requester>, Problem> {
+/// The code of the problem that a request ended in, if it did.
+fn ended(response: &Response) -> Option<Code> {
+    response.extensions().get::<Problem>().map(|problem| problem.code)
+}
+
+fn requester(admin: &Admin, request: &Request, now: Moment) -> Result<Option<Requester>, Problem> {
     let peer = match request.extensions().get::<Door>() {
         Some(Door::Telemetry) => return Ok(None),
         Some(Door::Socket { user }) => {
-            return Ok(Some(Requester { actor: Actor(format!("socket:{user}")), address: None, rights: Rights::ALL }));
+            let actor = Actor(format!("socket:{user}"));
+            return Ok(Some(Requester { actor, operator: None, address: None, rights: Rights::ALL }));
         }
         Some(Door::Tcp { peer }) => Some(peer.ip()),
         None => None,
@@ -77,16 +100,21 @@ fn requester(admin: &Admin, request: &Request) -> Result<Option<Requester>, Prob
     if !is_guarded(request.uri().path()) {
         return Ok(None);
     }
-    let operator = operator(admin, request.headers())?;
-    Ok(Some(Requester { actor: Actor(format!("operator:{}", operator.name)), address: peer, rights: operator.rights }))
+    let operator = operator(admin, request.headers(), now.wall).map_err(|problem| match peer {
+        Some(peer) => admin.doorkeeper.refusal(problem, peer, now),
+        None => problem,
+    })?;
+    let actor = Actor(format!("operator:{}", operator.name));
+    Ok(Some(Requester { actor, operator: Some(operator.id), address: peer, rights: operator.rights }))
 }
 
 fn is_guarded(path: &str) -> bool {
     path == "/v1" || path.starts_with("/v1/")
 }
 
-/// Whose token this is, if it is worth anything now.
-fn operator(admin: &Admin, headers: &HeaderMap) -> Result<Arc<Operator>, Problem> {
+/// Whose token this is, if it is worth anything now. Found by its SHA-256: how long that takes says nothing about a token that is
+/// nearly right.
+fn operator(admin: &Admin, headers: &HeaderMap, now: Timestamp) -> Result<Arc<Operator>, Problem> {
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
     let token = match (fields.next(), fields.next()) {
         (None, _) => return Err(token_missing()),
@@ -95,7 +123,7 @@ fn operator(admin: &Admin, headers: &HeaderMap) -> Result<Arc<Operator>, Problem
     };
     let operator = token.and_then(SecretHash::of_presented).and_then(|hash| admin.registry.operator(&hash));
     let operator = operator.ok_or_else(|| token_invalid("no operator has this token".into()))?;
-    match operator.status(admin.clock.now().wall) {
+    match operator.status(now) {
         OperatorStatus::Active => Ok(operator),
         // Told only to who holds the right token.
         status => Err(token_invalid(format!("the operator {} is {}", operator.name, status.as_str()))),
@@ -118,11 +146,13 @@ fn token_invalid(why: String) -> Problem {
     Problem::new(Code::TokenInvalid, why)
 }
 
-/// Lets who holds `right` through to the endpoint behind.
-pub async fn permit(right: Right, request: Request, next: Next) -> Response {
+/// Lets who holds `right` through to the endpoint behind; everybody who is known where it takes none.
+pub async fn permit(right: Option<Right>, request: Request, next: Next) -> Response {
     match request.extensions().get::<Requester>() {
-        Some(requester) if requester.rights.allow(right) => next.run(request).await,
-        Some(_) => Problem::right_missing(right, "this").into_response(),
+        Some(requester) => match right.filter(|right| !requester.rights.allow(*right)) {
+            Some(missing) => Problem::right_missing(missing, "this").into_response(),
+            None => next.run(request).await,
+        },
         None => token_missing().into_response(),
     }
 }

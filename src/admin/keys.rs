@@ -154,7 +154,7 @@ fn take_edit(fields: &mut Fields, admin: &Admin, now: Timestamp) -> KeyEdit {
 }
 
 /// `expires_at` is a date or null, `expires_in` a length of time from now; one of them at most.
-fn take_expiry(fields: &mut Fields, now: Timestamp) -> Option<Option<Timestamp>> {
+pub fn take_expiry(fields: &mut Fields, now: Timestamp) -> Option<Option<Timestamp>> {
     let at = fields.nullable("expires_at", values::timestamp);
     let span = fields.optional("expires_in", values::span);
     if at.is_some() && span.is_some() {

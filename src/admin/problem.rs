@@ -12,6 +12,8 @@ use crate::store::StoreError;
 pub enum Code {
     TokenMissing,
     TokenInvalid,
+    /// The client's address presented too many wrong tokens.
+    TooManyFailures,
     /// The Host header names none of the listener's own names: a page on another site may be behind it.
     HostDenied,
     /// The operator lacks a right.
@@ -44,6 +46,7 @@ impl Code {
         match self {
             Code::TokenMissing => ("token_missing", StatusCode::UNAUTHORIZED, "An operator's token is required"),
             Code::TokenInvalid => ("token_invalid", StatusCode::UNAUTHORIZED, "The token is not valid"),
+            Code::TooManyFailures => ("too_many_failures", StatusCode::TOO_MANY_REQUESTS, "Too many attempts without a valid token"),
             Code::HostDenied => ("host_denied", StatusCode::FORBIDDEN, "The admin listener does not answer to this name"),
             Code::RightMissing => ("right_missing", StatusCode::FORBIDDEN, "The operator lacks a right"),
             Code::NotFound => ("not_found", StatusCode::NOT_FOUND, "There is nothing here"),
@@ -68,17 +71,26 @@ pub struct Problem {
     pub errors: Vec<FieldError>,
     /// With the code `right_missing`: the right.
     pub right: Option<Right>,
+    /// With the code `too_many_failures`: after how many seconds another attempt is heard.
+    pub retry_after: Option<u64>,
 }
 
 impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Problem {
-        Problem { code, detail: detail.into(), errors: Vec::new(), right: None }
+        Problem { code, detail: detail.into(), errors: Vec::new(), right: None, retry_after: None }
     }
 
     /// `needed_for` is what was asked, as the beginning of a sentence.
     pub fn right_missing(right: Right, needed_for: &str) -> Problem {
         let detail = format!("{needed_for} needs the right {right}, which this operator does not hold");
         Problem { right: Some(right), ..Problem::new(Code::RightMissing, detail) }
+    }
+
+    /// `seconds` until another attempt is heard, at least 1.
+    pub fn too_many_failures(seconds: u64) -> Problem {
+        let detail =
+            format!("too many tokens from this address were not valid; a valid one passes at once, another attempt in {seconds} s");
+        Problem { retry_after: Some(seconds), ..Problem::new(Code::TooManyFailures, detail) }
     }
 
     pub fn not_found(detail: impl Into<String>) -> Problem {

@@ -10,8 +10,9 @@ use serde_json::Value;
 use super::catalogue::Catalogue;
 use super::fields::{Faults, Read, kind};
 use super::wire::FieldError;
+use crate::model::operator::OperatorStatus;
 use crate::model::secret::masked;
-use crate::model::{Environment, Organizations, PermissionSet, TierName, Timestamp};
+use crate::model::{Environment, Organizations, PermissionSet, Right, Rights, TierName, Timestamp};
 
 /// Longest texts, in characters.
 const MAX_NAME: usize = 200;
@@ -68,6 +69,22 @@ pub fn environment(value: Value) -> Read<Environment> {
 
 pub fn permissions(value: Value, catalogue: &Catalogue) -> Read<PermissionSet> {
     list(value, |text| catalogue.permission(&text).map_err(Faults::from)).map(PermissionSet::from_iter)
+}
+
+/// What an operator may do: at least one right, since a token without any opens nothing.
+pub fn rights(value: Value) -> Read<Rights> {
+    let known = || Right::ALL.map(Right::as_str).join(", ");
+    let right = |text: String| Right::parse(&text).ok_or_else(|| Faults::from(format!("no right is named {text:?}; known: {}", known())));
+    match list(value, right)? {
+        rights if rights.is_empty() => Err(format!("must name at least one right; known: {}", known()).into()),
+        rights => Ok(Rights::from_iter(rights)),
+    }
+}
+
+pub fn operator_status(text: String) -> Read<OperatorStatus> {
+    let known = [OperatorStatus::Active, OperatorStatus::Disabled, OperatorStatus::Expired];
+    let status = known.into_iter().find(|status| status.as_str() == text);
+    status.ok_or_else(|| format!("{text:?} is no status; known: {}", known.map(OperatorStatus::as_str).join(", ")).into())
 }
 
 pub fn organizations(value: Value) -> Read<Organizations> {
@@ -247,6 +264,17 @@ mod tests {
         assert!(organizations(json!(["", "ok"])).is_err() && organizations(json!(["x".repeat(129)])).is_err());
         assert!(organizations(json!([])).is_ok(), "restricted to none at all");
         assert!(permissions(json!([]), &example()).is_ok_and(|set| set.is_empty()));
+    }
+
+    #[test]
+    fn rights_are_the_known_ones_and_never_none() {
+        let granted = rights(json!(["machines:write", "machines:read", "machines:write"])).unwrap();
+        assert_eq!(granted.iter().collect::<Vec<_>>(), [Right::MachinesRead, Right::MachinesWrite]);
+        for bad in [json!([]), json!(["admin"]), json!("machines:read"), json!([1]), json!({})] {
+            assert!(rights(bad.clone()).is_err(), "{bad}");
+        }
+        let Err(Faults(faults)) = rights(json!(["machines:read", "root"])) else { panic!("accepted") };
+        assert!(faults[0].pointer == "/1" && faults[0].message.ends_with("keys:verify, platform:configure"), "{:?}", faults[0]);
     }
 
     #[test]

@@ -12,7 +12,8 @@ use super::catalogue::Catalogue;
 use super::usage::KeyUse;
 pub use store::{ArchivedView, VerifiedView};
 
-use crate::model::{Key, Machine, OldValue, Organizations, PermissionSet, Timestamp};
+use crate::model::{Key, Machine, OldValue, Operator, Organizations, PermissionSet, Timestamp};
+use crate::usage::LastUse;
 
 /// A page of a list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -184,6 +185,63 @@ pub struct Warning {
     pub code: String,
     pub pointer: String,
     pub message: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OperatorView {
+    pub id: String,
+    pub name: String,
+    /// As granted; `machines:write` includes `machines:read`.
+    pub rights: Vec<String>,
+    /// `disabled`, `expired` or `active`, as of now.
+    pub status: String,
+    pub enabled: bool,
+    pub expires_at: Option<String>,
+    /// The token's beginning and its last four characters.
+    pub hint: String,
+    pub created_at: String,
+    pub created_by: String,
+    /// The last request that the token was enough for.
+    pub last_used_at: Option<String>,
+    pub last_used_ip: Option<String>,
+}
+
+impl OperatorView {
+    pub fn of(operator: &Operator, used: Option<LastUse>, now: Timestamp) -> OperatorView {
+        OperatorView {
+            id: operator.id.to_string(),
+            name: operator.name.clone(),
+            rights: operator.rights.iter().map(|right| right.to_string()).collect(),
+            status: operator.status(now).as_str().to_owned(),
+            enabled: operator.enabled,
+            expires_at: text(operator.expires_at),
+            hint: operator.hint.clone(),
+            created_at: operator.created_at.to_string(),
+            created_by: operator.created_by.clone(),
+            last_used_at: text(used.map(|used| used.at)),
+            last_used_ip: used.map(|used| used.from.to_string()),
+        }
+    }
+}
+
+/// The answer to a change of an operator. It may hold a token, so it can be neither printed nor cloned by accident.
+#[derive(Serialize, Deserialize)]
+pub struct OperatorChanged {
+    #[serde(flatten)]
+    pub operator: OperatorView,
+    /// The new token, where one was made; it is shown this once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+}
+
+/// Who makes a request, and what they may do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WhoamiView {
+    /// As the journal names them: `operator:<name>`, or `socket:<user>`.
+    pub actor: String,
+    pub rights: Vec<String>,
+    /// Whose token was presented; `null` over the socket.
+    pub operator: Option<OperatorView>,
 }
 
 /// What is known of one key's use.

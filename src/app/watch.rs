@@ -1,5 +1,8 @@
 //! Numbers that other rooms keep, shown at each scrape.
 
+use std::sync::Arc;
+
+use crate::admin::Doorkeeper;
 use crate::registry::Registry;
 use crate::server::{Counter, Server, Stats};
 use crate::telemetry::access::AccessLog;
@@ -46,4 +49,14 @@ pub fn watch(metrics: &Metrics, server: &Server, registry: &Registry, access: Op
             .counter("octroi_access_log_dropped_total", "Lines the access log had no room for.", &[], move || access.dropped() as f64)?;
     }
     metrics.counter("octroi_log_dropped_total", "Messages the gateway's own log had no room for.", &[], || log::dropped() as f64)
+}
+
+/// Has `metrics` read who was turned away from the admin plane.
+pub fn watch_door(metrics: &Metrics, doorkeeper: &Arc<Doorkeeper>) -> Result<(), MetricsError> {
+    for code in Doorkeeper::COUNTED {
+        let doorkeeper = doorkeeper.clone();
+        let help = "Requests to the admin plane that were turned away for who made them.";
+        metrics.counter("octroi_admin_refused_total", help, &[("code", code.as_str())], move || doorkeeper.turned_away(code) as f64)?;
+    }
+    Ok(())
 }

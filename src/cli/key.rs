@@ -239,7 +239,7 @@ impl Create {
 }
 
 /// `never`, a length of time, or a time: which of the two is the gateway's to judge, the shape tells them apart.
-fn with_expiry(body: Body, expires: Option<&str>) -> Body {
+pub fn with_expiry(body: Body, expires: Option<&str>) -> Body {
     match expires {
         None => body,
         Some("never") => body.with("expires_at", Some(Value::Null)),

@@ -1,4 +1,4 @@
-//! Machines and keys by id or, where there is only one of that name or label, by it.
+//! Machines, keys and operators by id or, where there is only one of that name or label, by it.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -7,9 +7,9 @@ use super::client::Client;
 use super::failure::Failure;
 use super::output::tame;
 use super::request::query;
-use crate::admin::wire::{KeyView, List, MachineView};
+use crate::admin::wire::{KeyView, List, MachineView, OperatorView};
 use crate::model::secret::{has_shape, masked};
-use crate::model::{KeyId, MachineId};
+use crate::model::{KeyId, MachineId, OperatorId};
 
 /// How many others are listed when nothing has the name.
 const SUGGESTIONS: usize = 5;
@@ -54,10 +54,24 @@ fn no_key(client: &Client, text: &str) -> Failure {
     Failure::Refused(nothing("key", "label", text, similar.unwrap_or_default()))
 }
 
+/// The operator with that id or name.
+pub fn operator(client: &Client, text: &str) -> Result<OperatorView, Failure> {
+    if text.parse::<OperatorId>().is_ok() {
+        return client.read(&format!("/v1/operators/{text}"));
+    }
+    // A token must not stand in a target, which somebody may log.
+    let asked = match masked(text.as_bytes()) {
+        Cow::Borrowed(_) => client.read::<List<OperatorView>>(&format!("/v1/operators{}", query(&[("name", Some(text))])))?.data,
+        Cow::Owned(_) => Vec::new(),
+    };
+    let none = || Failure::Refused(nothing("operator", "name", text, Vec::new()));
+    asked.into_iter().next().ok_or_else(none)
+}
+
 fn nothing(kind: &str, called: &str, text: &str, similar: Vec<(String, String)>) -> String {
     let mut message = match masked(text.as_bytes()) {
         Cow::Borrowed(_) => format!("no {kind} has the id or {called} {text:?}"),
-        Cow::Owned(_) => format!("that is the value of a key, which no command takes: name the {kind} by id or {called}"),
+        Cow::Owned(_) => format!("that is a secret value, which no command takes: name the {kind} by id or {called}"),
     };
     for (index, (id, name)) in similar.iter().take(SUGGESTIONS).enumerate() {
         let intro = if index == 0 { "; similar:" } else { "" };
@@ -86,7 +100,7 @@ mod tests {
         let value = "pk_prod_vC3L7ESxxpuJNWlD7LukzfZWdAyVtN1eypHk";
         let similar = vec![("key_1".to_owned(), "Billing".to_owned())];
         let message = nothing("key", "label", value, similar);
-        assert_eq!(message, "that is the value of a key, which no command takes: name the key by id or label; similar:\n  key_1  Billing");
+        assert_eq!(message, "that is a secret value, which no command takes: name the key by id or label; similar:\n  key_1  Billing");
         let similar = vec![("key_1".to_owned(), "Billing".to_owned()), ("key_2".to_owned(), "Billing\u{1b}2".to_owned())];
         let message = nothing("key", "label", "bil", similar);
         assert_eq!(message, "no key has the id or label \"bil\"; similar:\n  key_1  Billing\n  key_2  Billing 2");

@@ -28,7 +28,7 @@ pub fn print(text: &str) -> Outcome {
 /// Prints what cannot be had again: nobody reading it is a failure.
 pub fn print_once(text: &str) -> Outcome {
     write(text).map_err(|error| {
-        Failure::Refused(format!("cannot write the value to standard output: {error}; regenerate the key for another one"))
+        Failure::Refused(format!("cannot write the value to standard output: {error}; regenerate the key or token for another one"))
     })
 }
 

@@ -49,7 +49,7 @@ fn help_texts_are_as_published() {
 
 #[test]
 fn wrong_usage_is_told_before_anything_is_done() {
-    let wrong: [&[&str]; 10] = [
+    let wrong: [&[&str]; 13] = [
         &[],
         &["nothing"],
         &["serve"],
@@ -59,6 +59,9 @@ fn wrong_usage_is_told_before_anything_is_done() {
         &["key", "list", "--socket", "a", "--config", "b"],
         &["health", "--url", "http://127.0.0.1", "--socket", "a"],
         &["journal", "list", "--limit", "0"],
+        &["operator", "create", "console"],
+        &["operator", "create", "console", "--right", "root"],
+        &["operator", "regenerate", "console", "--quiet", "--output", "json"],
         &["demo", "--admin", "0.0.0.0:8090"],
     ];
     for args in wrong {
@@ -76,6 +79,9 @@ fn the_published_examples_are_understood() {
         "key revoke key_1 --yes --output json --socket data/admin.sock",
         "machine edit mac_1 --clear permissions,tier --third-party false",
         "key edit key_1 --clear allow-ip --clear organization,permissions",
+        r#"operator create "Jeanne Martin" --right machines:write --right platform:configure --expires 90d"#,
+        "operator regenerate console --quiet --reason lost",
+        "operator delete op_1 --yes",
         "health --config config/octroi.yaml",
         "demo --public 127.0.0.1:0",
         "completion bash",

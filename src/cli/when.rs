@@ -15,6 +15,14 @@ pub fn relative(at: Option<&str>, never: &str, now: Timestamp) -> String {
     }
 }
 
+/// `3 min ago (2027-01-15T07:57:00.000Z)`, or `never`.
+pub fn with_date(at: Option<&str>, now: Timestamp) -> String {
+    match at {
+        Some(date) => format!("{} ({date})", relative(at, "", now)),
+        None => "never".to_owned(),
+    }
+}
+
 /// Rounded to the nearest, so that what was given 90 days a moment ago is shown with 90 days.
 fn distance(seconds: i64) -> String {
     let away = seconds.unsigned_abs() as i64;

@@ -7,35 +7,29 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::sums::{KeyUsage, LastUse, VerdictCounts};
-use crate::model::{BucketOwner, CalendarCounter, CalendarCounters, KeyId, MachineId, Timestamp, Verdict};
+use crate::model::{BucketOwner, CalendarCounter, CalendarCounters, KeyId, MachineId, OperatorId, Timestamp, Verdict};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
     Key(KeyId, KeyUsage),
     WithoutKey(VerdictCounts),
     Counters(BucketOwner, CalendarCounters),
+    /// The last use of an operator's token.
+    Operator(OperatorId, LastUse),
 }
 
 const KEY: u8 = 1;
 const WITHOUT_KEY: u8 = 2;
 const MACHINE_COUNTERS: u8 = 3;
 const KEY_COUNTERS: u8 = 4;
+const OPERATOR: u8 = 5;
 
 pub(super) fn write_key(out: &mut Vec<u8>, id: KeyId, usage: &KeyUsage) {
     out.push(KEY);
     out.extend_from_slice(&id.as_u128().to_be_bytes());
     match &usage.last_used {
         None => out.push(0),
-        Some(LastUse { at, from: IpAddr::V4(v4) }) => {
-            out.push(4);
-            out.extend_from_slice(&v4.octets());
-            write_signed(out, at.0);
-        }
-        Some(LastUse { at, from: IpAddr::V6(v6) }) => {
-            out.push(6);
-            out.extend_from_slice(&v6.octets());
-            write_signed(out, at.0);
-        }
+        Some(last) => write_last_use(out, last),
     }
     match usage.last_refused {
         None => out.push(0),
@@ -45,6 +39,27 @@ pub(super) fn write_key(out: &mut Vec<u8>, id: KeyId, usage: &KeyUsage) {
         }
     }
     write_counts(out, &usage.calls);
+}
+
+/// The version of the address says that there is one.
+fn write_last_use(out: &mut Vec<u8>, last: &LastUse) {
+    match last.from {
+        IpAddr::V4(v4) => {
+            out.push(4);
+            out.extend_from_slice(&v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            out.push(6);
+            out.extend_from_slice(&v6.octets());
+        }
+    }
+    write_signed(out, last.at.0);
+}
+
+pub(super) fn write_operator(out: &mut Vec<u8>, id: OperatorId, last: &LastUse) {
+    out.push(OPERATOR);
+    out.extend_from_slice(&id.as_u128().to_be_bytes());
+    write_last_use(out, last);
 }
 
 pub(super) fn write_without_key(out: &mut Vec<u8>, counts: &VerdictCounts) {
@@ -109,6 +124,7 @@ fn read(from: &mut &[u8]) -> Option<Entry> {
             Some(Entry::Key(id, KeyUsage { last_used, last_refused, calls: read_counts(from)? }))
         }
         [WITHOUT_KEY] => Some(Entry::WithoutKey(read_counts(from)?)),
+        [OPERATOR] => Some(Entry::Operator(OperatorId::from_u128(u128::from_be_bytes(take(from)?)), read_last_use(from)??)),
         [tag @ (MACHINE_COUNTERS | KEY_COUNTERS)] => {
             let id = u128::from_be_bytes(take(from)?);
             let owner = match tag {
@@ -195,6 +211,8 @@ mod tests {
                 Entry::Key(KeyId::from_u128(id), KeyUsage { last_used, last_refused: refused.map(Timestamp), calls })
             }),
             counts().prop_map(Entry::WithoutKey),
+            (any::<u128>(), any::<i64>(), any::<IpAddr>())
+                .prop_map(|(id, at, from)| Entry::Operator(OperatorId::from_u128(id), LastUse { at: Timestamp(at), from })),
             (any::<bool>(), any::<u128>(), counter.clone(), counter).prop_map(|(of_key, id, day, month)| {
                 let owner = if of_key { BucketOwner::Key(KeyId::from_u128(id)) } else { BucketOwner::Machine(MachineId::from_u128(id)) };
                 Entry::Counters(owner, CalendarCounters { day, month })
@@ -209,6 +227,7 @@ mod tests {
                 Entry::Key(id, usage) => write_key(&mut out, *id, usage),
                 Entry::WithoutKey(counts) => write_without_key(&mut out, counts),
                 Entry::Counters(owner, counters) => write_counters(&mut out, *owner, counters),
+                Entry::Operator(id, last) => write_operator(&mut out, *id, last),
             }
         }
         out

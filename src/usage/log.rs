@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use super::UsageError;
 use super::entry::{self, Entry};
-use super::sums::{KeyUsage, VerdictCounts};
-use crate::model::{BucketOwner, CalendarCounters, KeyId};
+use super::sums::{KeyUsage, LastUse, VerdictCounts};
+use crate::model::{BucketOwner, CalendarCounters, KeyId, OperatorId};
 
 const NAME: &str = "usage.log";
 const NEW_NAME: &str = "usage.log.new";
@@ -165,6 +165,11 @@ impl<W: Write> Frames<W> {
 
     pub fn counters(&mut self, owner: BucketOwner, counters: &CalendarCounters) -> io::Result<()> {
         entry::write_counters(&mut self.entries, owner, counters);
+        self.close_if_full()
+    }
+
+    pub fn operator(&mut self, id: OperatorId, last: &LastUse) -> io::Result<()> {
+        entry::write_operator(&mut self.entries, id, last);
         self.close_if_full()
     }
 

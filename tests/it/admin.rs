@@ -221,7 +221,7 @@ fn what_is_not_there_is_404_and_what_is_not_taken_405() {
             admin.ask(method, &target, making.then_some(&body)).refused(404, "not_found");
         }
     }
-    for target in ["/", "/v1", "/v1/", "/v1/machine", "/v1/machines/", "/v2/keys", "/v1/operators", "/V1/keys"] {
+    for target in ["/", "/v1", "/v1/", "/v1/machine", "/v1/machines/", "/v2/keys", "/v1/operator", "/V1/keys"] {
         admin.ask("GET", target, None).refused(404, "not_found");
     }
     for (method, target) in [("PUT", "/v1/machines"), ("DELETE", "/v1/keys"), ("POST", "/v1/journal"), ("GET", "/v1/keys/k/revoke")] {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::super::catalogue::tests::example;
-use super::super::{Calls, Care, Judge, KeyUse, Readiness, StoreCare, VERIFY};
+use super::super::{Calls, Care, Doorkeeper, Judge, KeyUse, Readiness, StoreCare, VERIFY};
 use super::{Admin, AdminSocket, Arc, Listeners, SocketAddr, StdTcpListener, serve};
 use crate::clock::Clock;
 use crate::config;
@@ -106,6 +106,7 @@ fn admin() -> Arc<Admin> {
         catalogue: example(),
         usage: Arc::new(|_| KeyUse::default()),
         store: StoreCare::new(Arc::new(Dead)),
+        doorkeeper: Arc::new(Doorkeeper::new(Arc::new(Usage::open(tempfile::tempdir().unwrap().path()).unwrap().0))),
         readiness: Arc::new(|| Readiness::NotReady { status: "degraded", reasons: vec!["the disk is dead".into()] }),
         metrics: Arc::new(|| "octroi_build_info 1\n".into()),
     })

@@ -1,7 +1,7 @@
 //! Keys as people read them.
 
 use super::super::output::{Table, card, listed};
-use super::super::when::relative;
+use super::super::when::{relative, with_date};
 use crate::admin::wire::{KeyView, OldValueView};
 use crate::model::Timestamp;
 
@@ -55,13 +55,6 @@ fn permissions(key: &KeyView) -> String {
         None => format!("{effective} (the machine's)"),
         Some(own) if *own == key.effective_permissions => effective,
         Some(own) => format!("{effective} (the key names {}; what the machine holds as well counts)", listed(Some(own), "", "none")),
-    }
-}
-
-fn with_date(at: Option<&str>, now: Timestamp) -> String {
-    match at {
-        Some(date) => format!("{} ({date})", relative(at, "", now)),
-        None => "never".to_owned(),
     }
 }
 
