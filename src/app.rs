@@ -44,6 +44,8 @@ pub enum StartError {
     Server(#[from] crate::server::StartError),
     #[error("{0}")]
     Admin(#[from] admin::BindError),
+    #[error("admin.tls.{0}")]
+    AdminTls(#[from] admin::TlsError),
     /// A tier or permission that somebody holds is no longer in the settings: without it the gate would have to guess.
     #[error("the settings no longer name {0}; put it back, or move its holders first")]
     InUse(String),
@@ -94,6 +96,7 @@ impl Gateway {
             registry: registry.clone(),
             clock: clock.clone(),
             catalogue: Catalogue::from(settings),
+            hosts: settings.admin.hosts.clone(),
             usage: use_of_key(&usage),
             readiness: readiness(&registry, &draining),
             metrics: {

@@ -72,6 +72,7 @@ fn admin() -> Arc<Admin> {
         registry: Registry::open(Arc::new(Dead), clock.clone(), "pk".into()).unwrap(),
         clock,
         catalogue: example(),
+        hosts: Vec::new(),
         usage: Arc::new(|_| KeyUse::default()),
         readiness: Arc::new(|| Readiness::NotReady { status: "degraded", reasons: vec!["the disk is dead".into()] }),
         metrics: Arc::new(|| "octroi_build_info 1\n".into()),
@@ -83,7 +84,7 @@ fn start() -> Running {
     let socket = folder.path().join("admin.sock");
     let (tcp, telemetry) = (StdTcpListener::bind("127.0.0.1:0").unwrap(), StdTcpListener::bind("127.0.0.1:0").unwrap());
     let addresses = (tcp.local_addr().unwrap(), telemetry.local_addr().unwrap());
-    let listeners = Listeners { socket: Some(AdminSocket::bind(&socket).unwrap()), tcp: Some(tcp), telemetry: Some(telemetry) };
+    let listeners = Listeners { socket: Some(AdminSocket::bind(&socket).unwrap()), tcp: Some(tcp), tls: None, telemetry: Some(telemetry) };
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
