@@ -12,6 +12,7 @@ mod journal;
 mod key;
 mod locate;
 mod machine;
+mod manpage;
 mod named;
 mod output;
 mod request;
@@ -60,6 +61,12 @@ enum Command {
     Completion {
         /// The shell that shall complete
         shell: Shell,
+    },
+    /// Write a man page for each command into a folder
+    Manpage {
+        /// Where to; it is made if it is missing
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
     },
 }
 
@@ -110,6 +117,7 @@ fn obey(command: Command) -> ExitCode {
         Command::Key(command) => command.run(),
         Command::Journal(command) => command.run(),
         Command::Completion { shell } => complete(shell),
+        Command::Manpage { dir } => manpage::write(Cli::command(), &dir),
     };
     outcome.map_or_else(Failure::report, |()| ExitCode::SUCCESS)
 }

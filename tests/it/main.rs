@@ -20,6 +20,7 @@ mod image;
 mod lifecycle;
 mod limits;
 mod readme;
+mod remote;
 mod rooms;
 mod routing;
 mod secrecy;
