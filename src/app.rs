@@ -147,6 +147,12 @@ impl Gateway {
     }
 }
 
+/// Reads the files that the settings name and a start would need, so that what is wrong with them is known before it.
+pub fn try_files(settings: &Settings) -> Result<(), StartError> {
+    settings.admin.tls.as_ref().map(admin::Tls::load).transpose()?;
+    Ok(())
+}
+
 /// Runs `octroi serve` until it is told to stop.
 pub fn serve(path: &Path) -> Result<(), StartError> {
     let settings = config::load(path).map_err(StartError::Settings)?;

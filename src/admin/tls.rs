@@ -82,7 +82,7 @@ fn client_verifier(authorities: Option<&Path>, provider: &Arc<CryptoProvider>) -
         roots.add(certificate).map_err(|source| TlsError::Unusable { setting: "client_ca", path: path.to_owned(), source })?;
     }
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
-    Ok(verifier.map_err(|source| TlsError::NoVerifier { path: path.to_owned(), source })?)
+    verifier.map_err(|source| TlsError::NoVerifier { path: path.to_owned(), source })
 }
 
 fn certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
