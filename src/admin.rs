@@ -1,8 +1,8 @@
 //! The admin plane: where operators see and change machines and keys, and where probes and Prometheus look.
 //!
 //! A request comes in by one of three doors ([`listen`]): the Unix socket, where the kernel says who is there and every
-//! right is held; the loopback listener, where an operator's token says who is there and which rights they hold; and the telemetry
-//! listener, which has `/livez`, `/readyz` and `/metrics` and nothing else. Handlers are grouped by noun: [`machines`], [`keys`],
+//! right is held; the TCP listener, encrypted unless it stands on a loopback address, where an operator's token says who is there and
+//! which rights they hold; and the telemetry listener, which has `/livez`, `/readyz` and `/metrics` and nothing else. Handlers are grouped by noun: [`machines`], [`keys`],
 //! [`operators`], [`journal`], [`catalogue`], [`store`]; [`explain`] and [`verify`] ask the gate. Who comes over TCP is remembered by
 //! the [`doorkeeper`]. What they take is read by [`fields`] and [`values`], what they give is in [`wire`], which the
 //! CLI reads too. Every change goes to the registry; nothing here writes to the store.
@@ -23,6 +23,7 @@ mod operators;
 mod page;
 mod problem;
 mod store;
+mod tls;
 mod usage;
 mod values;
 mod verify;
@@ -49,6 +50,7 @@ pub use judge::{Calls, Judge, VERIFY};
 pub use listen::{AdminSocket, BindError, Listeners, serve};
 pub use problem::{Code, Problem};
 pub use store::{Care, StoreCare};
+pub use tls::{Tls, TlsError};
 pub use usage::KeyUse;
 
 /// The longest body a request may have, in bytes.
@@ -60,6 +62,8 @@ pub struct Admin {
     pub clock: Clock,
     /// What the settings name: permissions, tiers, routes.
     pub catalogue: Catalogue,
+    /// The hosts that the TCP listener answers to besides those of the loopback interface; in lower case, without port.
+    pub hosts: Vec<String>,
     /// What is known of a key's use, as of now.
     pub usage: Arc<dyn Fn(KeyId) -> KeyUse + Send + Sync>,
     /// Backups and the like.

@@ -45,6 +45,8 @@ pub enum StartError {
     Server(#[from] crate::server::StartError),
     #[error("{0}")]
     Admin(#[from] admin::BindError),
+    #[error("admin.tls.{0}")]
+    AdminTls(#[from] admin::TlsError),
     /// A tier or permission that somebody holds is no longer in the settings: without it the gate would have to guess.
     #[error("the settings no longer name {0}; put it back, or move its holders first")]
     InUse(String),
@@ -97,6 +99,7 @@ impl Gateway {
             registry: registry.clone(),
             clock: clock.clone(),
             catalogue: Catalogue::from(settings),
+            hosts: settings.admin.hosts.clone(),
             usage: use_of_key(&usage),
             store: {
                 let (usage, registry, clock) = (usage.clone(), registry.clone(), clock.clone());
@@ -156,6 +159,12 @@ impl Gateway {
         }
         cut
     }
+}
+
+/// Reads the files that the settings name and a start would need, so that what is wrong with them is known before it.
+pub fn try_files(settings: &Settings) -> Result<(), StartError> {
+    settings.admin.tls.as_ref().map(admin::Tls::load).transpose()?;
+    Ok(())
 }
 
 /// Runs `octroi serve` until it is told to stop.

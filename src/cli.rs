@@ -14,6 +14,7 @@ mod journal;
 mod key;
 mod locate;
 mod machine;
+mod manpage;
 mod named;
 mod operator;
 mod output;
@@ -73,6 +74,12 @@ enum Command {
         /// The shell that shall complete
         shell: Shell,
     },
+    /// Write a man page for each command into a folder
+    Manpage {
+        /// Where to; it is made if it is missing
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -125,6 +132,7 @@ fn obey(command: Command) -> ExitCode {
         Command::Journal(command) => command.run(),
         Command::Store(command) => command.run(),
         Command::Completion { shell } => complete(shell),
+        Command::Manpage { dir } => manpage::write(Cli::command(), &dir),
     };
     outcome.map_or_else(Failure::report, |()| ExitCode::SUCCESS)
 }

@@ -19,7 +19,7 @@ use crate::usage::LastUse;
 pub enum Door {
     /// The Unix socket: `user` was named by the kernel and is root or the gateway's own user. Holds every right.
     Socket { user: String },
-    /// The loopback listener.
+    /// The TCP listener: on a loopback address, or encrypted.
     Tcp { peer: SocketAddr },
     /// The telemetry listener, which leads nowhere but to probes and metrics.
     Telemetry,
@@ -93,8 +93,8 @@ fn requester(admin: &Admin, request: &Request, now: Moment) -> Result<Option<Req
         Some(Door::Tcp { peer }) => Some(peer.ip()),
         None => None,
     };
-    if !asks_for_this_machine(request.uri(), request.headers()) {
-        let detail = "the admin listener answers to localhost, 127.0.0.1 and [::1] only; use one of these in the URL";
+    if !asks_for_this_machine(request.uri(), request.headers(), &admin.hosts) {
+        let detail = "the admin listener answers to localhost, 127.0.0.1, [::1] and the names in its setting admin.hosts; use one of these in the URL";
         return Err(Problem::new(Code::HostDenied, detail));
     }
     if !is_guarded(request.uri().path()) {
@@ -157,22 +157,24 @@ pub async fn permit(right: Option<Right>, request: Request, next: Next) -> Respo
     }
 }
 
-/// Against DNS rebinding: a page whose own name was made to resolve to 127.0.0.1 still sends that name as Host.
-fn asks_for_this_machine(uri: &Uri, headers: &HeaderMap) -> bool {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let single = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => host.to_str().is_ok_and(is_loopback_name),
+/// Against DNS rebinding: a page whose own name was made to resolve to this machine still sends that name as Host. `hosts` are
+/// the names that the settings add to those of the loopback interface.
+fn asks_for_this_machine(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> bool {
+    let mut fields = headers.get_all(header::HOST).iter();
+    let single = match (fields.next(), fields.next()) {
+        (Some(host), None) => host.to_str().is_ok_and(|host| is_own_name(host, hosts)),
         _ => false,
     };
-    single && uri.authority().is_none_or(|authority| is_loopback_name(authority.as_str()))
+    single && uri.authority().is_none_or(|authority| is_own_name(authority.as_str(), hosts))
 }
 
-fn is_loopback_name(authority: &str) -> bool {
+fn is_own_name(authority: &str, hosts: &[String]) -> bool {
     let name = match authority.rsplit_once(':') {
         Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => authority,
     };
-    name.eq_ignore_ascii_case("localhost") || name == "127.0.0.1" || name == "[::1]"
+    let loopback = ["localhost", "127.0.0.1", "[::1]"].into_iter();
+    loopback.chain(hosts.iter().map(String::as_str)).any(|own| name.eq_ignore_ascii_case(own))
 }
 
 #[cfg(test)]
@@ -185,18 +187,22 @@ mod tests {
         for host in hosts {
             headers.append("host", HeaderValue::from_str(host).unwrap());
         }
-        asks_for_this_machine(&target.parse().unwrap(), &headers)
+        asks_for_this_machine(&target.parse().unwrap(), &headers, &["admin.example.org".to_owned(), "[fd00::7]".to_owned()])
     }
 
     #[test]
-    fn only_loopback_names_are_answered_to() {
-        for host in ["localhost", "LocalHost:8090", "127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:8090"] {
+    fn only_loopback_names_and_those_of_the_settings_are_answered_to() {
+        for host in
+            ["localhost", "LocalHost:8090", "127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:8090", "Admin.example.org:8443", "[fd00::7]:1"]
+        {
             assert!(answered_to("/livez", &[host]), "{host}");
         }
         let foreign = [
             "",
             "evil.example",
             "localhost.evil.example",
+            "admin.example.org.evil.example",
+            "example.org",
             "127.0.0.1.evil.example:8090",
             "evil@localhost",
             "localhost:80:90",

@@ -5,8 +5,10 @@
 
 mod socket;
 
+use std::future::{Ready, ready};
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +23,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::server::TlsStream;
 
 use super::door::Door;
+use super::tls::Tls;
 use super::{Admin, router, telemetry_router};
 use socket::SocketGuard;
 pub use socket::{AdminSocket, BindError};
@@ -40,8 +44,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub struct Listeners {
     pub socket: Option<AdminSocket>,
-    /// Must be bound to a loopback address: it is plain HTTP.
+    /// Must be bound to a loopback address where there is no `tls`: it is plain HTTP then.
     pub tcp: Option<StdTcpListener>,
+    /// What encrypts `tcp`.
+    pub tls: Option<Tls>,
     /// Probes and metrics only, plain, on any address.
     pub telemetry: Option<StdTcpListener>,
 }
@@ -49,8 +55,10 @@ pub struct Listeners {
 /// One way in: connections, each with its door. One that has none is closed without a word.
 trait Entrance: Send + Sync + 'static {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// What has to be agreed with the other side before HTTP is spoken; each connection takes its own time for it.
+    type Greeting: Future<Output = io::Result<Self::Stream>> + Send + 'static;
 
-    fn accept(&self) -> impl Future<Output = io::Result<(Option<Door>, Self::Stream)>> + Send;
+    fn accept(&self) -> impl Future<Output = io::Result<(Option<Door>, Self::Greeting)>> + Send;
     /// Nobody is let in any more.
     fn close(self);
 }
@@ -62,10 +70,11 @@ struct Guarded {
 
 impl Entrance for Guarded {
     type Stream = UnixStream;
+    type Greeting = Ready<io::Result<UnixStream>>;
 
-    async fn accept(&self) -> io::Result<(Option<Door>, UnixStream)> {
+    async fn accept(&self) -> io::Result<(Option<Door>, Self::Greeting)> {
         let (stream, _) = self.listener.accept().await?;
-        Ok((self.guard.door(&stream), stream))
+        Ok((self.guard.door(&stream), ready(Ok(stream))))
     }
 
     fn close(self) {
@@ -87,10 +96,28 @@ impl Plain {
 
 impl Entrance for Plain {
     type Stream = TcpStream;
+    type Greeting = Ready<io::Result<TcpStream>>;
 
-    async fn accept(&self) -> io::Result<(Option<Door>, TcpStream)> {
+    async fn accept(&self) -> io::Result<(Option<Door>, Self::Greeting)> {
         let (stream, peer) = self.listener.accept().await?;
-        Ok((Some((self.door)(peer)), stream))
+        Ok((Some((self.door)(peer)), ready(Ok(stream))))
+    }
+
+    fn close(self) {}
+}
+
+struct Encrypted {
+    plain: Plain,
+    tls: Tls,
+}
+
+impl Entrance for Encrypted {
+    type Stream = TlsStream<TcpStream>;
+    type Greeting = Pin<Box<dyn Future<Output = io::Result<TlsStream<TcpStream>>> + Send>>;
+
+    async fn accept(&self) -> io::Result<(Option<Door>, Self::Greeting)> {
+        let (stream, peer) = self.plain.listener.accept().await?;
+        Ok((Some((self.plain.door)(peer)), Box::pin(self.tls.clone().shake_hands(stream))))
     }
 
     fn close(self) {}
@@ -106,8 +133,12 @@ pub async fn serve(admin: Arc<Admin>, listeners: Listeners, shutdown: impl Futur
         loops.spawn(accept_until_stopped(Guarded { listener, guard }, router(admin.clone()), stopped.clone()));
     }
     if let Some(listener) = listeners.tcp {
-        let entrance = Plain::new(listener, |peer| Door::Tcp { peer })?;
-        loops.spawn(accept_until_stopped(entrance, router(admin.clone()), stopped.clone()));
+        let plain = Plain::new(listener, |peer| Door::Tcp { peer })?;
+        let (routes, stopped) = (router(admin.clone()), stopped.clone());
+        match listeners.tls {
+            Some(tls) => loops.spawn(accept_until_stopped(Encrypted { plain, tls }, routes, stopped)),
+            None => loops.spawn(accept_until_stopped(plain, routes, stopped)),
+        };
     }
     if let Some(listener) = listeners.telemetry {
         let entrance = Plain::new(listener, |_| Door::Telemetry)?;
@@ -133,8 +164,8 @@ async fn accept_until_stopped(entrance: impl Entrance, routes: Router, mut stopp
             () = told_to_stop(&mut stopped) => break,
         };
         match accepted {
-            Ok((Some(door), stream)) => {
-                let connection = converse(stream, door, routes.clone(), stopped.clone());
+            Ok((Some(door), greeting)) => {
+                let connection = serve_one(greeting, door, routes.clone(), stopped.clone());
                 connections.spawn(async move {
                     connection.await;
                     drop(seat);
@@ -156,6 +187,21 @@ async fn accept_until_stopped(entrance: impl Entrance, routes: Router, mut stopp
 async fn told_to_stop(stopped: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone, which is the end as well.
     let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// One connection from its greeting to its end. Strangers who never finish the greeting leave when the gateway does.
+async fn serve_one<S>(greeting: impl Future<Output = io::Result<S>>, door: Door, routes: Router, mut stopped: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let greeted = tokio::select! {
+        greeted = greeting => greeted,
+        () = told_to_stop(&mut stopped) => return,
+    };
+    match greeted {
+        Ok(stream) => converse(stream, door, routes, stopped).await,
+        Err(error) => tracing::debug!(%error, "no TLS was agreed on with a client of the admin plane"),
+    }
 }
 
 async fn converse<S>(stream: S, door: Door, routes: Router, mut stopped: watch::Receiver<bool>)

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
 use super::StartError;
-use crate::admin::{self, Admin, AdminSocket};
+use crate::admin::{self, Admin, AdminSocket, Tls};
 use crate::config::Settings;
 
 pub struct AdminThread {
@@ -26,10 +26,11 @@ impl AdminThread {
             });
             listener.transpose()
         };
+        let tls = settings.admin.tls.as_ref().map(Tls::load).transpose()?;
         let tcp = bind("admin.bind", settings.admin.bind)?;
         let telemetry = bind("telemetry.bind", settings.telemetry)?;
         let address = tcp.as_ref().and_then(|listener| listener.local_addr().ok());
-        let listeners = admin::Listeners { socket: Some(AdminSocket::bind(&settings.admin.socket)?), tcp, telemetry };
+        let listeners = admin::Listeners { socket: Some(AdminSocket::bind(&settings.admin.socket)?), tcp, tls, telemetry };
 
         let (stop, stopped) = oneshot::channel::<()>();
         let io = |source| StartError::Io { what: "cannot start the admin thread".into(), source };

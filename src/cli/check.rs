@@ -5,11 +5,13 @@ use std::path::Path;
 
 use super::failure::{Failure, Outcome};
 use super::output::{self, Table};
+use crate::app;
 use crate::config::{self, Access, Route, Settings, TierSettings, Upstream};
 
 /// Prints the findings to stderr (exit code 2), or a summary and the warnings.
 pub fn run(file: &Path) -> Outcome {
     let settings = config::load(file).map_err(|findings| Failure::Usage(findings.to_string()))?;
+    app::try_files(&settings).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
     output::print(&summary(file, &settings))?;
     for warning in &settings.warnings {
         output::note(&format!("warning: {warning}"));
@@ -38,8 +40,9 @@ fn listeners(settings: &Settings) -> Table {
         table.row([listener.name.clone(), listener.bind.to_string()]);
     }
     table.row(["admin socket".to_owned(), settings.admin.socket.display().to_string()]);
-    let plain = [("admin", settings.admin.bind), ("telemetry", settings.telemetry)];
-    for (name, bind) in plain.into_iter().filter_map(|(name, bind)| bind.map(|bind| (name, bind))) {
+    let admin = if settings.admin.tls.is_some() { "admin (TLS)" } else { "admin" };
+    let others = [(admin, settings.admin.bind), ("telemetry", settings.telemetry)];
+    for (name, bind) in others.into_iter().filter_map(|(name, bind)| bind.map(|bind| (name, bind))) {
         table.row([name.to_owned(), bind.to_string()]);
     }
     table

@@ -1,11 +1,15 @@
 //! Speaks to the gateway: one request, one connection, one answer.
 
 mod download;
+mod tls;
+mod token;
+mod url;
 
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderValue;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -14,10 +18,12 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 
 use super::failure::Failure;
 use crate::admin::wire::{List, ProblemBody};
+use tls::Tls;
+pub use url::{Trust, Url};
 
 /// A gateway that has not answered by then counts as not reachable.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,14 +34,19 @@ const MAX_ANSWER: usize = 64 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Socket(PathBuf),
-    /// `host:port`.
+    /// `host:port`, for what needs no token.
     Tcp(String),
+    Url(Url),
 }
 
 /// One gateway.
-#[derive(Debug)]
 pub struct Client {
     address: Address,
+    /// For `https`.
+    tls: Option<Tls>,
+    /// The operator's token.
+    bearer: Option<HeaderValue>,
+    patience: Duration,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -47,9 +58,24 @@ pub struct Answer {
 }
 
 impl Client {
+    /// A client that says nothing of who asks: enough on the socket, and for probes.
     pub fn new(address: Address) -> Result<Client, Failure> {
+        let tls = match &address {
+            Address::Url(url) if url.https => Some(Tls::to(url)?),
+            _ => None,
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        Ok(Client { address, runtime: runtime.map_err(|error| Failure::Refused(format!("cannot start: {error}")))? })
+        let runtime = runtime.map_err(|error| Failure::Refused(format!("cannot start: {error}")))?;
+        Ok(Client { address, tls, bearer: None, patience: PATIENCE, runtime })
+    }
+
+    /// A client that shows the operator's token where the address takes one.
+    pub fn of_operator(address: Address) -> Result<Client, Failure> {
+        let bearer = match &address {
+            Address::Url(_) => Some(token::bearer()?),
+            Address::Socket(_) | Address::Tcp(_) => None,
+        };
+        Ok(Client { bearer, ..Client::new(address)? })
     }
 
     pub fn get(&self, target: &str) -> Result<Value, Failure> {
@@ -59,7 +85,7 @@ impl Client {
     /// What the gateway answers when it does as asked; a problem is a failure.
     pub fn ask(&self, method: &str, target: &str, body: Option<&Value>) -> Result<Value, Failure> {
         let answer = self.send(method, target, body)?;
-        if (200..300).contains(&answer.status) { Ok(answer.body) } else { Err(refusal(answer)) }
+        if (200..300).contains(&answer.status) { Ok(answer.body) } else { Err(self.refusal(&answer)) }
     }
 
     /// Like [`Client::ask`], for a known shape.
@@ -86,30 +112,68 @@ impl Client {
 
     /// Any answer at all, whatever its status.
     pub fn send(&self, method: &str, target: &str, body: Option<&Value>) -> Result<Answer, Failure> {
-        let request = request(method, target, body)?;
+        let request = self.request(method, target, body)?;
         let exchange = async {
-            match &self.address {
-                Address::Socket(path) => exchange(UnixStream::connect(path).await.map_err(|e| self.unreachable(&e))?, request).await,
-                Address::Tcp(to) => exchange(TcpStream::connect(to).await.map_err(|e| self.unreachable(&e))?, request).await,
-            }
-            .map_err(|error| self.silent(&*error))
+            let stream = self.connect().await.map_err(|error| self.unreachable(&error))?;
+            exchange(stream, request).await.map_err(|error| self.silent(method, &*error))
         };
-        let late = || Failure::Unreachable(format!("{} did not answer within {} s", self.place(), PATIENCE.as_secs()));
-        let answered = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, exchange).await });
+        let late = || Failure::Unreachable(format!("{} did not answer within {:?}{}", self.place(), self.patience, in_doubt(method)));
+        let answered = self.runtime.block_on(async { tokio::time::timeout(self.patience, exchange).await });
         let (status, bytes) = answered.unwrap_or_else(|_| Err(late()))?;
         let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).map_err(|_| self.babble(status))? };
         Ok(Answer { status, body })
+    }
+
+    async fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match &self.address {
+            Address::Socket(path) => Box::new(UnixStream::connect(path).await?),
+            Address::Tcp(to) => Box::new(TcpStream::connect(to).await?),
+            Address::Url(url) => {
+                let to: Vec<_> = lookup_host((url.host(), url.port())).await?.collect();
+                match &self.tls {
+                    Some(tls) => Box::new(tls.connector.connect(tls.host.clone(), TcpStream::connect(&*to).await?).await?),
+                    None if to.iter().all(|address| address.ip().is_loopback()) => Box::new(TcpStream::connect(&*to).await?),
+                    None => return Err(io::Error::other("the name leads to another machine, which http must not do")),
+                }
+            }
+        })
+    }
+
+    fn request(&self, method: &str, target: &str, body: Option<&Value>) -> Result<http::Request<Full<Bytes>>, Failure> {
+        let host = match &self.address {
+            Address::Url(url) => url.authority.as_str(),
+            Address::Socket(_) | Address::Tcp(_) => "localhost",
+        };
+        let mut request = http::Request::builder().method(method).uri(target).header(http::header::HOST, host);
+        if body.is_some() {
+            request = request.header(http::header::CONTENT_TYPE, "application/json");
+        }
+        if let Some(bearer) = &self.bearer {
+            request = request.header(http::header::AUTHORIZATION, bearer);
+        }
+        let bytes = body.map(Value::to_string).unwrap_or_default();
+        request.body(Full::from(bytes)).map_err(|error| Failure::Refused(format!("cannot ask for {target}: {error}")))
+    }
+
+    /// What the gateway says against it; who says something else is no gateway.
+    fn refusal(&self, answer: &Answer) -> Failure {
+        match ProblemBody::deserialize(&answer.body) {
+            Ok(problem) => Failure::from_problem(&problem),
+            Err(_) => self.babble(answer.status),
+        }
     }
 
     fn place(&self) -> String {
         match &self.address {
             Address::Socket(path) => format!("the gateway on {}", path.display()),
             Address::Tcp(to) => format!("the gateway on {to}"),
+            Address::Url(url) => format!("the gateway on {url}"),
         }
     }
 
     fn unreachable(&self, error: &io::Error) -> Failure {
         let remedy = match (error.kind(), &self.address) {
+            (_, Address::Url(_)) => tls::remedy(error).unwrap_or("is it running, and is this its admin listener?"),
             (ErrorKind::PermissionDenied, _) => "run this as root or as the user that the gateway runs as",
             (_, Address::Socket(_)) => "is it running? octroi serve starts it; --socket or --config name another one",
             (_, Address::Tcp(_)) => "is it running, and is this its admin listener?",
@@ -117,34 +181,33 @@ impl Client {
         Failure::Unreachable(format!("{} cannot be reached: {error}; {remedy}", self.place()))
     }
 
-    fn silent(&self, error: &(dyn std::error::Error + Send + Sync)) -> Failure {
+    fn silent(&self, method: &str, error: &(dyn std::error::Error + Send + Sync)) -> Failure {
         let who = match self.address {
             Address::Socket(_) => "; only root and the user that it runs as are answered",
             Address::Tcp(_) => "",
+            Address::Url(_) => "; is this its admin listener, and is the certificate shown one that it takes?",
         };
-        Failure::Unreachable(format!("{} ended the exchange without an answer ({error}){who}", self.place()))
+        Failure::Unreachable(format!("{} ended the exchange without a whole answer ({error}){who}{}", self.place(), in_doubt(method)))
     }
 
     fn babble(&self, status: u16) -> Failure {
-        Failure::Unreachable(format!("{} answered {status} with something else than JSON: is it octroi's admin listener?", self.place()))
+        Failure::Unreachable(format!("{} answered {status} and not as octroi does: is it octroi's admin listener?", self.place()))
     }
 }
 
-fn request(method: &str, target: &str, body: Option<&Value>) -> Result<http::Request<Full<Bytes>>, Failure> {
-    let mut request = http::Request::builder().method(method).uri(target).header(http::header::HOST, "localhost");
-    if body.is_some() {
-        request = request.header(http::header::CONTENT_TYPE, "application/json");
-    }
-    let bytes = body.map(Value::to_string).unwrap_or_default();
-    request.body(Full::from(bytes)).map_err(|error| Failure::Refused(format!("cannot ask for {target}: {error}")))
+/// What is not known when a request for a change was sent and no answer came.
+fn in_doubt(method: &str) -> &'static str {
+    if method == "GET" { "" } else { "; whether the change was made is not known" }
 }
+
+/// What HTTP can be spoken over.
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
 type Broken = Box<dyn std::error::Error + Send + Sync>;
 
-async fn exchange<S>(stream: S, request: http::Request<Full<Bytes>>) -> Result<(u16, Bytes), Broken>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+async fn exchange(stream: Box<dyn Stream>, request: http::Request<Full<Bytes>>) -> Result<(u16, Bytes), Broken> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let answer = async {
         let response = sender.send_request(request).await?;
@@ -157,13 +220,6 @@ where
         answered = &mut answer => answered,
         // The gateway closed: what it had sent is read to its end, and its absence is the error.
         _ = connection => answer.await,
-    }
-}
-
-fn refusal(answer: Answer) -> Failure {
-    match ProblemBody::deserialize(&answer.body) {
-        Ok(problem) => Failure::from_problem(&problem),
-        Err(_) => Failure::Refused(format!("the gateway answered {}: {}", answer.status, answer.body)),
     }
 }
 
@@ -221,14 +277,35 @@ mod tests {
             "HTTP/1.1 409 Conflict\r\nConnection: close\r\n\r\n{\"type\":\"urn:octroi:conflict\",\"title\":\"t\",\"status\":409,\"detail\":\"taken\",\"code\":\"conflict\",\"request_id\":\"r\"}",
             "HTTP/1.1 204 No Content\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n<html",
+            "HTTP/1.1 301 Moved\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 13\r\n\r\n{\"error\": 404}",
+            "HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"data\":",
+            "no HTTP at all",
             "",
         ]);
         let body = json!({"name": "a"});
         assert_eq!(client.ask("POST", "/v1/machines", Some(&body)), Err(Failure::Refused("taken".into())));
         assert_eq!(client.ask("DELETE", "/v1/keys/k", None), Ok(Value::Null));
-        assert!(matches!(client.get("/"), Err(Failure::Unreachable(text)) if text.contains("something else than JSON")));
-        assert!(matches!(client.get("/"), Err(Failure::Unreachable(text)) if text.contains("without an answer")));
+        for _ in ["<html", "301", "404"] {
+            assert!(matches!(client.get("/"), Err(Failure::Unreachable(text)) if text.contains("is it octroi's admin listener?")));
+        }
+        assert!(
+            matches!(client.get("/"), Err(Failure::Unreachable(text)) if text.contains("a whole answer") && !text.contains("the change"))
+        );
+        for _ in ["no HTTP", "nothing"] {
+            let failed = client.ask("POST", "/", Some(&body));
+            assert!(matches!(failed, Err(Failure::Unreachable(text)) if text.contains("whether the change was made is not known")));
+        }
         assert!(seen.join().unwrap()[0].ends_with("{\"name\":\"a\"}"));
+    }
+
+    #[test]
+    fn who_never_answers_is_not_waited_for_without_end() {
+        // It is connected to by the kernel alone.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let patient = Client::new(Address::Tcp(listener.local_addr().unwrap().to_string())).unwrap();
+        let client = Client { patience: Duration::from_millis(50), ..patient };
+        assert!(matches!(client.get("/"), Err(Failure::Unreachable(text)) if text.contains("did not answer within 50ms")));
     }
 
     #[test]

@@ -22,11 +22,11 @@ pub type Outcome = Result<(), Failure>;
 impl Failure {
     /// What the gateway says is wrong, each fault of a field on a line of its own.
     pub fn from_problem(problem: &ProblemBody) -> Failure {
-        let mut text = problem.detail.clone();
+        let mut text = output::tame(&problem.detail);
         if problem.errors.len() > 1 {
             for error in &problem.errors {
                 // Writing to a String cannot fail.
-                let _ = write!(text, "\n  {}: {}", error.pointer, error.message);
+                let _ = write!(text, "\n  {}: {}", output::tame(&error.pointer), output::tame(&error.message));
             }
         }
         Failure::Refused(text)

@@ -14,7 +14,7 @@ pub struct Health {
     #[command(flatten)]
     gateway: Gateway,
     /// Ask over HTTP instead: the admin or the telemetry listener, http://127.0.0.1:8090
-    #[arg(long, value_name = "URL", conflicts_with_all = ["socket", "config"], help_heading = "Gateway")]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["socket", "config", "admin"], help_heading = "Gateway")]
     url: Option<String>,
 }
 
@@ -22,7 +22,7 @@ impl Health {
     pub fn run(self) -> Outcome {
         let (address, path) = match &self.url {
             Some(url) => listener(url)?,
-            None => (Address::Socket(self.gateway.socket()?), "/readyz".to_owned()),
+            None => (self.gateway.address()?, "/readyz".to_owned()),
         };
         judge(&Client::new(address)?.send("GET", &path, None)?)?;
         output::print("ready\n")

@@ -10,7 +10,8 @@ use super::confirm::Consent;
 use super::failure::{Failure, Outcome};
 use super::named;
 use super::output::{self, json};
-use super::request::{Body, Reason, Rights, Shared, now, query};
+use super::request::{Body, Reason, Rights, Shared, at_most, now, query};
+use super::when::{Side, meant};
 use crate::admin::wire::{KeyChanged, KeyView, Warning};
 
 #[derive(Debug, Subcommand)]
@@ -83,6 +84,15 @@ pub struct ListArgs {
     /// Only keys with this text in label, description or hint
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
+    /// Only keys not used for so long, or since this RFC 3339 time: 30d
+    #[arg(long, value_name = "WHEN")]
+    unused_since: Option<String>,
+    /// Only keys that expire within so long, or before this RFC 3339 time: 14d
+    #[arg(long, value_name = "WHEN")]
+    expiring_before: Option<String>,
+    /// How many keys to show at most
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
     #[command(flatten)]
     shared: Shared,
 }
@@ -250,6 +260,10 @@ pub fn with_expiry(body: Body, expires: Option<&str>) -> Body {
 
 impl ListArgs {
     fn run(self) -> Outcome {
+        let now = now();
+        let time = |option, text: &Option<String>, side| text.as_deref().map(|text| meant(option, text, side, now)).transpose();
+        let unused_since = time("--unused-since", &self.unused_since, Side::Past)?.map(|time| time.to_string());
+        let expiring_before = time("--expiring-before", &self.expiring_before, Side::Future)?.map(|time| time.to_string());
         let client = self.shared.client()?;
         let machine = self.machine.map(|machine| named::machine(&client, &machine)).transpose()?;
         let filters = query(&[
@@ -258,13 +272,15 @@ impl ListArgs {
             ("environment", self.env.as_deref()),
             ("label", self.label.as_deref()),
             ("search", self.search.as_deref()),
+            ("unused_since", unused_since.as_deref()),
+            ("expiring_before", expiring_before.as_deref()),
         ]);
-        let rows = client.all("/v1/keys", &filters, usize::MAX)?;
+        let rows = client.all("/v1/keys", &filters, at_most(self.limit))?;
         if self.shared.wants_json() {
             return output::print_json(&json!({"data": rows}));
         }
         let keys = rows.into_iter().map(understand).collect::<Result<Vec<KeyView>, Failure>>()?;
-        output::print(&show::table(&keys, now()))
+        show::table(&keys, now).print_or("no keys")
     }
 }
 

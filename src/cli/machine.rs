@@ -8,7 +8,7 @@ use super::confirm::Consent;
 use super::failure::{Failure, Outcome};
 use super::named;
 use super::output::{self, Table, card, listed};
-use super::request::{Body, Reason, Rights, Shared, now, query};
+use super::request::{Body, Reason, Rights, Shared, at_most, now, query};
 use super::when::relative;
 use crate::admin::wire::MachineView;
 use crate::model::Timestamp;
@@ -57,6 +57,9 @@ pub struct ListArgs {
     /// Only machines with this text in name, description or contact
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
+    /// How many machines to show at most
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
     #[command(flatten)]
     shared: Shared,
 }
@@ -171,12 +174,12 @@ impl Create {
 impl ListArgs {
     fn run(self) -> Outcome {
         let search = query(&[("search", self.search.as_deref())]);
-        let rows = self.shared.client()?.all("/v1/machines", &search, usize::MAX)?;
+        let rows = self.shared.client()?.all("/v1/machines", &search, at_most(self.limit))?;
         if self.shared.wants_json() {
             return output::print_json(&json!({"data": rows}));
         }
         let machines = rows.into_iter().map(understand).collect::<Result<Vec<MachineView>, Failure>>()?;
-        output::print(&table(&machines, now()))
+        table(&machines, now()).print_or("no machines")
     }
 }
 
@@ -240,7 +243,7 @@ fn show(shared: &Shared, machine: Value) -> Outcome {
     output::print(&details(&understand(machine)?, now()))
 }
 
-fn table(machines: &[MachineView], now: Timestamp) -> String {
+fn table(machines: &[MachineView], now: Timestamp) -> Table {
     let mut table = Table::new(&["ID", "NAME", "TIER", "PERMISSIONS", "STATE", "MADE"]);
     for m in machines {
         table.row([
@@ -252,7 +255,7 @@ fn table(machines: &[MachineView], now: Timestamp) -> String {
             relative(Some(&m.created_at), "", now),
         ]);
     }
-    table.or("no machines")
+    table
 }
 
 fn details(m: &MachineView, now: Timestamp) -> String {
@@ -288,8 +291,8 @@ mod tests {
         let now = Timestamp::parse("2027-01-15T08:03:00Z").unwrap();
         let expected = "ID     NAME                    TIER     PERMISSIONS  STATE     MADE\n\
                         mac_1  Service de facturation  default  a:read, b    disabled  3 min ago\n";
-        assert_eq!(table(std::slice::from_ref(&machine), now), expected);
-        assert_eq!(table(&[], now), "no machines\n");
+        assert_eq!(table(std::slice::from_ref(&machine), now).or("no machines"), expected);
+        assert_eq!(table(&[], now).or("no machines"), "no machines\n");
         assert!(details(&machine, now).contains("Organizations  none at all\n"));
     }
 }

@@ -13,6 +13,8 @@ use crate::model::{KeyId, MachineId, OperatorId};
 
 /// How many others are listed when nothing has the name.
 const SUGGESTIONS: usize = 5;
+/// How many keys with one label are listed.
+const CANDIDATES: usize = 20;
 
 /// The machine with that id or name.
 pub fn machine(client: &Client, text: &str) -> Result<MachineView, Failure> {
@@ -38,10 +40,11 @@ pub fn key(client: &Client, text: &str) -> Result<KeyView, Failure> {
         return client.read(&format!("/v1/keys/{text}"));
     }
     let found: List<KeyView> = client.read(&format!("/v1/keys{}", query(&[("label", Some(text)), ("limit", Some("500"))])))?;
+    let more = found.next_cursor.is_some();
     match <[KeyView; 1]>::try_from(found.data) {
         Ok([key]) => Ok(key),
         Err(none) if none.is_empty() => Err(no_key(client, text)),
-        Err(several) => Err(Failure::Refused(ambiguous(text, &several))),
+        Err(several) => Err(Failure::Refused(ambiguous(text, &several, more))),
     }
 }
 
@@ -76,15 +79,20 @@ fn nothing(kind: &str, called: &str, text: &str, similar: Vec<(String, String)>)
     for (index, (id, name)) in similar.iter().take(SUGGESTIONS).enumerate() {
         let intro = if index == 0 { "; similar:" } else { "" };
         // Writing to a String cannot fail.
-        let _ = write!(message, "{intro}\n  {id}  {}", tame(name));
+        let _ = write!(message, "{intro}\n  {}  {}", tame(id), tame(name));
     }
     message
 }
 
-fn ambiguous(text: &str, keys: &[KeyView]) -> String {
-    let mut message = format!("{} keys have the label {text:?}; name one by its id:", keys.len());
-    for key in keys {
-        let _ = write!(message, "\n  {}  {}, {}, of {:?}", key.id, key.environment, key.status, key.machine_name);
+/// `more`: whether there are others besides these.
+fn ambiguous(text: &str, keys: &[KeyView], more: bool) -> String {
+    let count = format!("{}{}", keys.len(), if more { " or more" } else { "" });
+    let mut message = format!("{count} keys have the label {text:?}; name one by its id:");
+    for key in keys.iter().take(CANDIDATES) {
+        let _ = write!(message, "\n  {}  {}, {}, of {:?}", tame(&key.id), tame(&key.environment), tame(&key.status), key.machine_name);
+    }
+    if keys.len() > CANDIDATES {
+        message.push_str("\n  …; octroi key list --label lists all");
     }
     message
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
-use super::client::{Address, Client};
+use super::client::Client;
 use super::failure::Failure;
 use super::locate::Gateway;
 use super::output::Format;
@@ -23,7 +23,7 @@ pub struct Shared {
 
 impl Shared {
     pub fn client(&self) -> Result<Client, Failure> {
-        Client::new(Address::Socket(self.gateway.socket()?))
+        Client::of_operator(self.gateway.address()?)
     }
 
     /// The settings file, where one was named: with it, some things can be done to a stopped gateway.
@@ -110,6 +110,11 @@ pub fn query(parameters: &[(&str, Option<&str>)]) -> String {
 
 fn encoded(value: &str) -> String {
     utf8_percent_encode(value, NON_ALPHANUMERIC).to_string()
+}
+
+/// How many entries of a list are wanted: all, unless somebody says.
+pub fn at_most(limit: Option<u32>) -> usize {
+    limit.map_or(usize::MAX, |limit| limit as usize)
 }
 
 pub fn now() -> Timestamp {

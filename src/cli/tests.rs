@@ -49,7 +49,7 @@ fn help_texts_are_as_published() {
 
 #[test]
 fn wrong_usage_is_told_before_anything_is_done() {
-    let wrong: [&[&str]; 13] = [
+    let wrong: [&[&str]; 17] = [
         &[],
         &["nothing"],
         &["serve"],
@@ -63,6 +63,10 @@ fn wrong_usage_is_told_before_anything_is_done() {
         &["operator", "create", "console", "--right", "root"],
         &["operator", "regenerate", "console", "--quiet", "--output", "json"],
         &["demo", "--admin", "0.0.0.0:8090"],
+        &["key", "list", "--socket", "a", "--admin", "https://b"],
+        &["key", "list", "--config", "a", "--admin-ca", "b"],
+        &["key", "list", "--token", "a"],
+        &["manpage"],
     ];
     for args in wrong {
         let parsed = Cli::try_parse_from([&["octroi"], args].concat());
@@ -85,6 +89,8 @@ fn the_published_examples_are_understood() {
         "health --config config/octroi.yaml",
         "demo --public 127.0.0.1:0",
         "completion bash",
+        "manpage man",
+        "key list --admin https://admin.example.org:8090 --admin-ca ca.pem --unused-since 30d --expiring-before 14d --limit 5",
     ];
     for line in lines {
         let mut args = vec!["octroi".to_owned()];

@@ -1,5 +1,6 @@
 //! Times as people say them.
 
+use super::failure::Failure;
 use crate::model::Timestamp;
 
 const MINUTE: i64 = 60;
@@ -39,6 +40,37 @@ fn distance(seconds: i64) -> String {
     if seconds < 0 { format!("{length} ago") } else { format!("in {length}") }
 }
 
+/// On which side of now a length of time lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Past,
+    Future,
+}
+
+/// The time that a person means by `30d` (before or after now) or by writing it out in RFC 3339; `option` is where it was said.
+pub fn meant(option: &str, text: &str, side: Side, now: Timestamp) -> Result<Timestamp, Failure> {
+    let away = span(text).map(|span| match side {
+        Side::Past => now.0.saturating_sub(span),
+        Side::Future => now.0.saturating_add(span),
+    });
+    let wrong = || Failure::Usage(format!("{option}: {text:?} is no time; write 30d, 12h, 45m, or 2027-01-31T00:00:00Z"));
+    away.map(Timestamp).or_else(|| Timestamp::parse(text)).ok_or_else(wrong)
+}
+
+/// `30d`, `12h`, `45m`, `10s` in milliseconds.
+fn span(text: &str) -> Option<i64> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let unit = match unit {
+        "d" => DAY,
+        "h" => HOUR,
+        "m" => MINUTE,
+        "s" => 1,
+        _ => return None,
+    };
+    let digits = number.bytes().all(|b| b.is_ascii_digit());
+    number.parse::<i64>().ok().filter(|_| digits)?.checked_mul(unit)?.checked_mul(1_000)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +101,24 @@ mod tests {
         let cases = [(None, "never"), (Some("2027-01-15T07:57:00.000Z"), "3 min ago"), (Some("soon"), "soon")];
         for (at, words) in cases {
             assert_eq!(relative(at, "never", now), words);
+        }
+    }
+
+    #[test]
+    fn a_time_is_a_length_from_now_or_written_out() {
+        let now = Timestamp::parse("2027-01-15T08:00:00Z").unwrap();
+        let cases = [
+            ("30d", Side::Past, "2026-12-16T08:00:00.000Z"),
+            ("12h", Side::Future, "2027-01-15T20:00:00.000Z"),
+            ("45m", Side::Past, "2027-01-15T07:15:00.000Z"),
+            ("0s", Side::Past, "2027-01-15T08:00:00.000Z"),
+            ("2027-01-31T00:00:00+01:00", Side::Past, "2027-01-30T23:00:00.000Z"),
+        ];
+        for (text, side, expected) in cases {
+            assert_eq!(meant("--x", text, side, now).unwrap().to_string(), expected, "{text}");
+        }
+        for wrong in ["", "d", "-1d", "+1d", "1w", "30", "é", "tomorrow", "2027-01-31", "9223372036854775807d"] {
+            assert!(matches!(meant("--x", wrong, Side::Past, now), Err(Failure::Usage(text)) if text.starts_with("--x: ")), "{wrong}");
         }
     }
 }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::finding::quoted;
 use super::reader::{Section, Value};
-use super::settings::{Admin, Connections, Listener};
+use super::settings::{Admin, AdminTls, Connections, Listener};
 use super::values;
 
 const MIB: u64 = 1 << 20;
@@ -88,25 +88,54 @@ pub(super) fn trusted_proxies(root: &mut Section<'_>) -> Vec<IpNet> {
 
 pub(super) fn admin(root: &mut Section<'_>, store: &Path, folder: &Path, taken: &mut Taken) -> Admin {
     let value = root.field("admin");
-    let read = value.as_ref().and_then(|value| {
-        value.section(|fields| {
-            let socket = fields.field("socket");
-            let path = socket.as_ref().and_then(|value| value.parse(|text| Ok(folder.join(text))));
-            (fields.field("bind"), path, socket)
-        })
-    });
-    let (bind, path, socket) = read.unwrap_or_default();
+    let fields = value.as_ref().and_then(|value| value.section(|fields| AdminFields::take(fields, folder))).unwrap_or_default();
     let section = value.as_ref().unwrap_or(&root.value);
+    let path = fields.socket.as_ref().and_then(|value| value.parse(|text| Ok(folder.join(text))));
     let path = path.unwrap_or_else(|| store.join("admin.sock"));
-    check_socket(&path, socket.as_ref().unwrap_or(section));
-    Admin { bind: admin_bind(bind, section, taken), socket: path }
+    check_socket(&path, fields.socket.as_ref().unwrap_or(section));
+    let bind = admin_bind(fields.bind, section, fields.tls.is_some(), taken);
+    check_encryption(bind, fields.tls.as_ref(), &fields.hosts);
+    Admin { bind, socket: path, tls: fields.tls.and_then(|(_, tls)| tls), hosts: fields.hosts }
 }
 
-fn admin_bind(written: Option<Value<'_>>, section: &Value<'_>, taken: &mut Taken) -> Option<SocketAddr> {
+/// What stands below `admin`.
+#[derive(Default)]
+struct AdminFields<'a> {
+    bind: Option<Value<'a>>,
+    socket: Option<Value<'a>>,
+    /// Where it stands, and what was read of it.
+    tls: Option<(Value<'a>, Option<AdminTls>)>,
+    hosts: Vec<String>,
+}
+
+impl<'a> AdminFields<'a> {
+    fn take(fields: &mut Section<'a>, folder: &Path) -> AdminFields<'a> {
+        AdminFields {
+            bind: fields.field("bind"),
+            socket: fields.field("socket"),
+            tls: fields.field("tls").map(|value| {
+                let tls = value.section(|fields| admin_tls(fields, folder)).flatten();
+                (value, tls)
+            }),
+            hosts: fields
+                .read("hosts", Vec::new(), |value| Some(value.items("")?.iter().filter_map(|host| host.parse(values::host)).collect())),
+        }
+    }
+}
+
+fn admin_tls(fields: &mut Section<'_>, folder: &Path) -> Option<AdminTls> {
+    let path = |value: Value<'_>| value.parse(|text| Ok(folder.join(text)));
+    let certificate = fields.required("certificate", "name the PEM file with the listener's certificate and its chain").and_then(path);
+    let private_key = fields.required("private_key", "name the PEM file with the certificate's private key").and_then(path);
+    let client_ca = fields.field("client_ca").map(path);
+    Some(AdminTls { certificate: certificate?, private_key: private_key?, client_ca: client_ca.map_or(Some(None), |path| path.map(Some))? })
+}
+
+fn admin_bind(written: Option<Value<'_>>, section: &Value<'_>, encrypted: bool, taken: &mut Taken) -> Option<SocketAddr> {
     let default = SocketAddr::from(([127, 0, 0, 1], 8090));
     match written {
         Some(value) => {
-            let bind = value.parse_or_off("127.0.0.1:8090", loopback)??;
+            let bind = value.parse_or_off("127.0.0.1:8090", if encrypted { values::bind } else { loopback })??;
             taken.take_for(bind, &value);
             Some(bind)
         }
@@ -119,15 +148,32 @@ fn admin_bind(written: Option<Value<'_>>, section: &Value<'_>, taken: &mut Taken
     }
 }
 
+fn is_loopback(bind: SocketAddr) -> bool {
+    bind.ip().to_canonical().is_loopback()
+}
+
 fn loopback(text: &str) -> Result<SocketAddr, String> {
     let bind = values::bind(text)?;
-    if bind.ip().to_canonical().is_loopback() {
+    if is_loopback(bind) {
         return Ok(bind);
     }
     Err(format!(
-        "is open to other machines, and the admin listener has no TLS; write 127.0.0.1:{} and reach it through a tunnel",
+        "is open to other machines, and the admin listener has no TLS; add tls: {{certificate: FILE, private_key: FILE}} beside it, \
+         or write 127.0.0.1:{} and reach it through a tunnel",
         bind.port()
     ))
+}
+
+/// Says what of `tls` and `hosts` cannot have been meant.
+fn check_encryption(bind: Option<SocketAddr>, tls: Option<&(Value<'_>, Option<AdminTls>)>, hosts: &[String]) {
+    let Some((value, _)) = tls else { return };
+    match bind {
+        None => value.refuse_name("encrypts nothing: the socket needs no TLS, and admin.bind is off; write a bind, or remove tls"),
+        Some(bind) if !is_loopback(bind) && hosts.is_empty() => value.warn(
+            "other machines reach the admin listener, and it answers to localhost alone; name it as they do, admin.hosts: [admin.example.org]",
+        ),
+        Some(_) => {}
+    }
 }
 
 fn check_socket(path: &Path, value: &Value<'_>) {

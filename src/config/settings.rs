@@ -65,10 +65,24 @@ pub struct Listener {
 /// Where operators connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
-    /// A loopback address; `None` when only the socket is served.
+    /// A loopback address unless there is `tls`; `None` when only the socket is served.
     pub bind: Option<SocketAddr>,
     /// The Unix socket that the commands use; at most 107 bytes long.
     pub socket: PathBuf,
+    /// What encrypts the listener at `bind`; `None` = plain HTTP.
+    pub tls: Option<AdminTls>,
+    /// What the listener is called beside `localhost`, `127.0.0.1` and `[::1]`: hosts in lower case, without port.
+    pub hosts: Vec<String>,
+}
+
+/// Where the admin listener's certificate lies: files in PEM form, read at the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminTls {
+    /// The listener's own certificate first, then those between it and its authority.
+    pub certificate: PathBuf,
+    pub private_key: PathBuf,
+    /// The authorities one of which must have signed every client's certificate; `None` = clients need none.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// Where a key may stand in a request: at least one place is on, except on public routes, which may switch all off.

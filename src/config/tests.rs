@@ -74,7 +74,10 @@ fn the_complete_example_holds_every_default() {
 fn the_least_settings_have_the_documented_defaults() {
     let settings = with("");
     assert_eq!(settings.listeners, [Listener { name: "public".to_owned(), bind: "0.0.0.0:8080".parse().unwrap() }]);
-    assert_eq!(settings.admin, Admin { bind: Some("127.0.0.1:8090".parse().unwrap()), socket: "data/admin.sock".into() });
+    assert_eq!(
+        settings.admin,
+        Admin { bind: Some("127.0.0.1:8090".parse().unwrap()), socket: "data/admin.sock".into(), tls: None, hosts: Vec::new() }
+    );
     assert_eq!(settings.telemetry, None);
     let tiers: Vec<String> = settings
         .tiers
@@ -110,6 +113,18 @@ fn false_switches_off() {
     assert_eq!(settings.credentials.header.unwrap(), "x-api-key");
     assert_eq!((settings.identity.key_id, settings.identity.machine_id.unwrap().as_str()), (None, "x-machine-id"));
     assert_eq!(with("guessing: {failures: false}\n").guessing, None);
+}
+
+#[test]
+fn the_admin_listener_is_open_to_other_machines_only_with_tls() {
+    let tls = "tls: {certificate: tls/cert.pem, private_key: /k.pem}";
+    let admin = with(&format!("admin: {{bind: '0.0.0.0:8443', {tls}, hosts: [Admin.Example.org, 192.0.2.7]}}\n")).admin;
+    assert_eq!(admin.bind, Some("0.0.0.0:8443".parse().unwrap()));
+    assert_eq!(admin.tls, Some(AdminTls { certificate: "tls/cert.pem".into(), private_key: "/k.pem".into(), client_ca: None }));
+    assert_eq!(admin.hosts, ["admin.example.org", "192.0.2.7"]);
+    let unnamed = with(&format!("admin: {{bind: '0.0.0.0:8443', {tls}}}\n"));
+    assert!(unnamed.warnings.iter().any(|warning| warning.to_string().contains("admin.hosts")), "{:?}", unnamed.warnings);
+    assert_eq!(with(&format!("admin: {{{tls}}}\n")).warnings, [], "on the loopback address nobody else is there");
 }
 
 #[test]

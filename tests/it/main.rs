@@ -28,6 +28,7 @@ mod operators;
 mod organizations;
 mod own_log;
 mod readme;
+mod remote;
 mod rooms;
 mod routing;
 mod secrecy;

@@ -27,7 +27,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
 ];
 
 /// Crates that only some places may name. A place is a room or a file below `src/`.
-const CRATES: [(&str, &[&str]); 10] = [
+const CRATES: [(&str, &[&str]); 12] = [
     ("sled", &["store/mirror.rs"]),
     ("prometheus", &["telemetry"]),
     // The registry waits for its writer; the gate waits for nothing and opens no socket.
@@ -37,6 +37,8 @@ const CRATES: [(&str, &[&str]); 10] = [
     ("http_body_util", &["server", "proxy", "admin", "cli", "app"]),
     ("http_body", &["server", "proxy", "admin", "cli", "app"]),
     ("axum", &["admin"]),
+    ("rustls", &["admin/tls.rs", "cli/client/tls.rs"]),
+    ("tokio_rustls", &["admin/tls.rs", "admin/listen.rs", "cli/client/tls.rs"]),
     ("governor", &["limits"]),
     ("clap", &["cli"]),
 ];

@@ -104,6 +104,7 @@ fn admin() -> Arc<Admin> {
         registry,
         clock,
         catalogue: example(),
+        hosts: Vec::new(),
         usage: Arc::new(|_| KeyUse::default()),
         store: StoreCare::new(Arc::new(Dead)),
         doorkeeper: Arc::new(Doorkeeper::new(Arc::new(Usage::open(tempfile::tempdir().unwrap().path()).unwrap().0))),
@@ -117,7 +118,7 @@ fn start() -> Running {
     let socket = folder.path().join("admin.sock");
     let (tcp, telemetry) = (StdTcpListener::bind("127.0.0.1:0").unwrap(), StdTcpListener::bind("127.0.0.1:0").unwrap());
     let addresses = (tcp.local_addr().unwrap(), telemetry.local_addr().unwrap());
-    let listeners = Listeners { socket: Some(AdminSocket::bind(&socket).unwrap()), tcp: Some(tcp), telemetry: Some(telemetry) };
+    let listeners = Listeners { socket: Some(AdminSocket::bind(&socket).unwrap()), tcp: Some(tcp), tls: None, telemetry: Some(telemetry) };
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

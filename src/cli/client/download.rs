@@ -9,24 +9,20 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::{Address, Answer, Broken, Client, MAX_ANSWER, PATIENCE, refusal, request};
+use super::{Answer, Broken, Client, MAX_ANSWER, PATIENCE};
 use crate::cli::failure::Failure;
 
 impl Client {
     /// Asks, and writes the body of the answer to `out`. It may take as long as it likes, but for its pauses.
     pub fn download(&self, method: &str, target: &str, out: &mut dyn Write) -> Result<(), Failure> {
-        let request = request(method, target, None)?;
+        let request = self.request(method, target, None)?;
         let answered = self.runtime.block_on(async {
-            match &self.address {
-                Address::Socket(path) => fetch(UnixStream::connect(path).await.map_err(|e| self.unreachable(&e))?, request, out).await,
-                Address::Tcp(to) => fetch(TcpStream::connect(to).await.map_err(|e| self.unreachable(&e))?, request, out).await,
-            }
-            .map_err(|error| self.silent(&*error))
+            let stream = self.connect().await.map_err(|error| self.unreachable(&error))?;
+            fetch(stream, request, out).await.map_err(|error| self.silent(method, &*error))
         })?;
-        answered.map_or(Ok(()), |answer| Err(refusal(answer)))
+        answered.map_or(Ok(()), |answer| Err(self.refusal(&answer)))
     }
 }
 

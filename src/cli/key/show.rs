@@ -5,7 +5,7 @@ use super::super::when::{relative, with_date};
 use crate::admin::wire::{KeyView, OldValueView};
 use crate::model::Timestamp;
 
-pub fn table(keys: &[KeyView], now: Timestamp) -> String {
+pub fn table(keys: &[KeyView], now: Timestamp) -> Table {
     let mut table = Table::new(&["ID", "MACHINE", "LABEL", "ENV", "STATUS", "EXPIRES", "LAST USED"]);
     for key in keys {
         table.row([
@@ -18,7 +18,7 @@ pub fn table(keys: &[KeyView], now: Timestamp) -> String {
             relative(key.last_used_at.as_deref(), "never", now),
         ]);
     }
-    table.or("no keys")
+    table
 }
 
 pub fn details(key: &KeyView, now: Timestamp) -> String {
@@ -98,7 +98,7 @@ mod tests {
     fn keys_are_shown_in_words() {
         let expected = "ID     MACHINE      LABEL                     ENV   STATUS  EXPIRES     LAST USED\n\
                         key_1  Facturation  Production - Facturation  prod  active  in 12 days  3 min ago\n";
-        assert_eq!(table(&[key()], now()), expected);
+        assert_eq!(table(&[key()], now()).or("no keys"), expected);
         let text = details(&key(), now());
         for line in [
             "Permissions    a (the key names a, b; what the machine holds as well counts)\n",

@@ -50,7 +50,10 @@ pub fn octroi(folder: &Path, args: &[&str]) -> Command {
 
 pub fn command(program: &str, folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(program);
-    command.args(args).current_dir(folder).stdin(Stdio::null()).env_remove("OCTROI_SOCKET").env_remove("OCTROI_CONFIG");
+    command.args(args).current_dir(folder).stdin(Stdio::null());
+    for variable in ["SOCKET", "CONFIG", "ADMIN", "ADMIN_CA", "ADMIN_IDENTITY", "TOKEN"] {
+        command.env_remove(format!("OCTROI_{variable}"));
+    }
     command
 }
 
