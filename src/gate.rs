@@ -83,7 +83,9 @@ impl Call {
     }
 
     pub fn caller(&self) -> Option<Caller> {
-        self.entry.as_ref().map(|entry| Caller { key: entry.key, machine: entry.machine.id, old_value: entry.is_replaced() })
+        let caller =
+            |entry: &Arc<Entry>| Caller { key: entry.key, machine: entry.machine.id, old_value: entry.is_replaced(), value: entry.hash.mark() };
+        self.entry.as_ref().map(caller)
     }
 }
 
