@@ -1,5 +1,5 @@
 //! Keeps time for everything that has no thread of its own: usage reaches the disk, the wall clock is followed, guesses are
-//! forgotten.
+//! forgotten, idle keys are looked for.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::StartError;
+use super::idle::Idle;
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::registry::Registry;
@@ -19,7 +20,14 @@ pub struct Keeper {
 
 impl Keeper {
     /// Does its round every `every`, the settings' `usage.flush`.
-    pub fn start(every: Duration, usage: Arc<Usage>, registry: Registry, gate: Arc<Gate>, clock: Clock) -> Result<Keeper, StartError> {
+    pub fn start(
+        every: Duration,
+        usage: Arc<Usage>,
+        registry: Registry,
+        gate: Arc<Gate>,
+        clock: Clock,
+        mut idle: Idle,
+    ) -> Result<Keeper, StartError> {
         let (stop, stopped) = channel();
         let keep = move || {
             loop {
@@ -33,6 +41,7 @@ impl Keeper {
                 if over {
                     return;
                 }
+                idle.round();
             }
         };
         let spawned = std::thread::Builder::new().name("octroi-keeper".into()).spawn(keep);
