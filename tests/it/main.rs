@@ -17,6 +17,7 @@ mod formats;
 mod framing;
 mod headers;
 mod image;
+mod keys;
 mod lifecycle;
 mod limits;
 mod readme;
