@@ -83,7 +83,7 @@ impl Gateway {
         let usage = Arc::new(usage);
         let uses_are_known = !restored.made && restored.damaged_bytes == 0;
         registry.restore_counters(restored.counters.into_iter());
-        let idle = Idle::new(settings.keys, registry.clone(), usage.clone(), clock.clone(), uses_are_known)?;
+        let idle = Idle::new(settings.keys, registry.clone(), usage.clone(), clock.clone(), uses_are_known);
 
         let access = access_log(&settings)?;
         let routes = settings.routes.iter().map(|route| route.name.clone()).collect();

@@ -83,8 +83,12 @@ impl Call {
     }
 
     pub fn caller(&self) -> Option<Caller> {
-        let caller =
-            |entry: &Arc<Entry>| Caller { key: entry.key, machine: entry.machine.id, old_value: entry.is_replaced(), value: entry.hash.mark() };
+        let caller = |entry: &Arc<Entry>| Caller {
+            key: entry.key,
+            machine: entry.machine.id,
+            old_value: entry.is_replaced(),
+            value: entry.hash.mark(),
+        };
         self.entry.as_ref().map(caller)
     }
 }

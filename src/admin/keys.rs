@@ -58,13 +58,7 @@ async fn listed(admin: &Admin, filter: Filter, page: Page) -> Result<Json<List<K
 type Found = (Vec<(Key, Arc<Machine>)>, bool);
 
 /// `idle` says whether a key is.
-fn matching(
-    store: &dyn Store,
-    filter: &Filter,
-    page: Page,
-    now: Timestamp,
-    idle: &dyn Fn(&Key) -> bool,
-) -> Result<Found, StoreError> {
+fn matching(store: &dyn Store, filter: &Filter, page: Page, now: Timestamp, idle: &dyn Fn(&Key) -> bool) -> Result<Found, StoreError> {
     let mut machines = HashMap::new();
     let (mut found, mut after) = (Vec::new(), page.after.map(KeyId::from_u128));
     loop {

@@ -42,13 +42,11 @@ mod tests {
 
     #[test]
     fn a_use_without_a_value_is_that_of_the_value_of_its_time() {
-        let used = |value: Option<u32>, at: i64| ValueUse {
-            value: value.map(ValueMark),
-            at: Timestamp(at),
-            from: IpAddr::from([192, 0, 2, 1]),
-        };
+        let used =
+            |value: Option<u32>, at: i64| ValueUse { value: value.map(ValueMark), at: Timestamp(at), from: IpAddr::from([192, 0, 2, 1]) };
         let known = KeyUse { by_value: vec![used(Some(2), 90), used(None, 50)], ..KeyUse::default() };
-        let at = |value: u32, made: i64, replaced: i64| known.of_value(ValueMark(value), Timestamp(made), Timestamp(replaced)).map(|u| u.at.0);
+        let at =
+            |value: u32, made: i64, replaced: i64| known.of_value(ValueMark(value), Timestamp(made), Timestamp(replaced)).map(|u| u.at.0);
         assert_eq!(at(2, 60, i64::MAX), Some(90));
         assert_eq!(at(1, 10, 60), Some(50));
         assert_eq!(at(3, 60, i64::MAX), None);

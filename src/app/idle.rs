@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::StartError;
 use crate::clock::Clock;
 use crate::config::KeySettings;
 use crate::model::{Actor, Change, ChangeError, Key, KeyId, Origin, Rights, Tick, Timestamp};
@@ -32,7 +31,6 @@ pub struct Idle {
     registry: Registry,
     usage: Arc<Usage>,
     clock: Clock,
-    runtime: tokio::runtime::Runtime,
     /// Uses before this moment are not known, so that idleness counts from it; the beginning of time when all are.
     known_from: Timestamp,
     pass: Pass,
@@ -45,8 +43,13 @@ pub struct Idle {
 /// Where in the keys it is.
 enum Pass {
     /// Nothing to do until then.
-    Resting { until: Tick },
-    At { after: Option<KeyId>, idle: u64 },
+    Resting {
+        until: Tick,
+    },
+    At {
+        after: Option<KeyId>,
+        idle: u64,
+    },
 }
 
 /// A key that was just deactivated.
@@ -61,27 +64,19 @@ struct Stopped {
 }
 
 impl Idle {
-    pub fn new(
-        settings: KeySettings,
-        registry: Registry,
-        usage: Arc<Usage>,
-        clock: Clock,
-        uses_are_known: bool,
-    ) -> Result<Idle, StartError> {
-        let io = |source| StartError::Io { what: "cannot start looking for idle keys".into(), source };
+    pub fn new(settings: KeySettings, registry: Registry, usage: Arc<Usage>, clock: Clock, uses_are_known: bool) -> Idle {
         let now = clock.now();
-        Ok(Idle {
+        Idle {
             settings,
             registry,
             usage,
-            runtime: tokio::runtime::Builder::new_current_thread().build().map_err(io)?,
             known_from: if uses_are_known { Timestamp(i64::MIN) } else { now.wall },
             pass: Pass::Resting { until: now.tick },
             told: None,
             stopped: Vec::new(),
             idle: Arc::default(),
             clock,
-        })
+        }
     }
 
     pub fn counter(&self) -> Arc<AtomicU64> {
@@ -151,7 +146,8 @@ impl Idle {
     fn deactivate(&mut self, due: &[(&Key, Timestamp)]) {
         let free = |key: &Key| !key.values().any(|hash| self.registry.is_being_used(hash));
         let due: Vec<_> = due.iter().filter(|(key, _)| free(key)).collect();
-        let entries: Vec<Vec<_>> = due.iter().map(|(key, _)| key.values().filter_map(|hash| self.registry.identify(hash)).collect()).collect();
+        let entries: Vec<Vec<_>> =
+            due.iter().map(|(key, _)| key.values().filter_map(|hash| self.registry.identify(hash)).collect()).collect();
         let limit = days(self.settings.deactivate_idle_after.unwrap_or_default());
         let reason = format!("idle: not used for {limit} (keys.deactivate_idle_after)");
         let changes = due.iter().map(|(key, _)| (Change::DeactivateKey(key.id), None)).collect();
@@ -193,11 +189,20 @@ impl Idle {
         }
     }
 
-    /// Submits all at once, so that they share a sync.
+    /// Submits all at once, so that they share a sync. Nothing comes of those that could not even be submitted.
     fn commit(&self, changes: Vec<(Change, Option<Seq>)>, reason: &str) -> Vec<Result<Committed, ChangeError>> {
         let origin = || Origin { actor: Actor("gateway".into()), rights: Rights::ALL, address: None, reason: Some(reason.into()) };
-        let changes = changes.into_iter().map(|(change, revision)| (origin(), change, revision)).collect();
-        self.runtime.block_on(self.registry.commit_all(changes))
+        let changes: Vec<_> = changes.into_iter().map(|(change, revision)| (origin(), change, revision)).collect();
+        if changes.is_empty() {
+            return Vec::new();
+        }
+        match tokio::runtime::Builder::new_current_thread().build() {
+            Ok(runtime) => runtime.block_on(self.registry.commit_all(changes)),
+            Err(error) => {
+                tracing::warn!(%error, "idle keys could not be dealt with now; that is tried again later");
+                Vec::new()
+            }
+        }
     }
 }
 

@@ -380,13 +380,36 @@ mod tests {
     #[test]
     fn vague_labels_are_recognised() {
         let vague = [
-            "Clé 1", "Ma clé", "Test", "API", "my key", "key-2", "  ", "API key 3", "nouvelle clé", "PROD", "Cle API", "clef 2", "Jeton de test",
-            "new token", "essai", "tmp", "v2", "Clé de production", "demo", "production key v3", "xxx", "clé d'API", "asdf",
+            "Clé 1",
+            "Ma clé",
+            "Test",
+            "API",
+            "my key",
+            "key-2",
+            "  ",
+            "API key 3",
+            "nouvelle clé",
+            "PROD",
+            "Cle API",
+            "clef 2",
+            "Jeton de test",
+            "new token",
+            "essai",
+            "tmp",
+            "v2",
+            "Clé de production",
+            "demo",
+            "production key v3",
+            "xxx",
+            "clé d'API",
+            "asdf",
         ];
         for vague in vague {
             assert!(is_vague(vague), "{vague}");
         }
-        for good in ["Production - Facturation", "prod billing v2", "Clé du portail fournisseurs", "staging/ETL", "計費 v2", "SAP", "Demo shop"] {
+        for good in
+            ["Production - Facturation", "prod billing v2", "Clé du portail fournisseurs", "staging/ETL", "計費 v2", "SAP", "Demo shop"]
+        {
             assert!(!is_vague(good), "{good}");
         }
     }

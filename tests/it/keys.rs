@@ -182,7 +182,9 @@ fn every_field_of_a_key_is_kept_shown_and_judged() {
     for verb in ["reactivate", "deactivate", "regenerate", "end-grace"] {
         admin.ask("POST", &format!("{}/{verb}", url(&key)), Some(&json!({}))).refused(409, "conflict");
     }
-    for (name, value) in asked.as_object().unwrap().iter().filter(|(name, _)| !["label", "description", "environment"].contains(&name.as_str())) {
+    for (name, value) in
+        asked.as_object().unwrap().iter().filter(|(name, _)| !["label", "description", "environment"].contains(&name.as_str()))
+    {
         admin.ask("PATCH", &url(&key), Some(&json!({name.as_str(): value}))).refused(409, "conflict");
     }
     edit(json!({"label": "staging - retired v2", "description": ""}));
@@ -237,7 +239,8 @@ fn idle_keys_are_shown_then_deactivated_by_the_gateway_and_come_back_with_a_fres
     let admin = Admin::of(&gateway);
     let machine = caller(&admin);
     let make = |label: &str| admin.key(&machine, labelled(label));
-    let (idle, busy, rotated, stopped) = (make("prod - idle v1"), make("prod - busy v1"), make("prod - rotated v1"), make("prod - stopped v1"));
+    let (idle, busy, rotated, stopped) =
+        (make("prod - idle v1"), make("prod - busy v1"), make("prod - rotated v1"), make("prod - stopped v1"));
     admin.done("POST", &format!("{}/deactivate", url(&stopped)), json!({}));
     gateway.wait(59 * DAY);
     assert_eq!(call(gateway.address(), &busy["secret"]).status, 200);
@@ -365,7 +368,8 @@ fn many_keys_are_made_from_a_file_and_a_bad_line_costs_none_of_the_others() {
     lines[29] = line("nobody", "prod - nobody v1");
     lines[39] = json!({"machine": "caller", "label": "", "tier": "gold", "oops": 1}).to_string();
     lines[49] = String::new();
-    lines[59] = json!({"machine": "caller", "label": "Clé 1", "environment": "staging", "expires_in": "90d", "reason": "ticket 7"}).to_string();
+    lines[59] =
+        json!({"machine": "caller", "label": "Clé 1", "environment": "staging", "expires_in": "90d", "reason": "ticket 7"}).to_string();
     let input = write(&gateway, "keys.ndjson", &lines);
     let output = gateway.dir().join("values.ndjson");
     let args = ["key", "create", "--from", input.to_str().unwrap(), "--output-file", output.to_str().unwrap()];
@@ -461,7 +465,10 @@ fn the_bulk_call_takes_both_shapes_and_answers_for_each_key() {
     assert_eq!((&items[1]["line"], &items[1]["problem"]["errors"][0]["pointer"]), (&json!(2), &json!("/label")));
     assert_eq!(items[2]["problem"]["code"], json!("invalid"));
     let body = format!("{}\n\nx\n", line("caller", "prod - b v1"));
-    let head = format!("POST /v1/keys/bulk HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n", body.len());
+    let head = format!(
+        "POST /v1/keys/bulk HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n",
+        body.len()
+    );
     let answer = admin.send(&format!("{head}\r\n{body}")).unwrap();
     let items = answer.json()["data"].clone();
     assert_eq!((&items[0]["key"]["label"], &items[1]["line"], items.as_array().unwrap().len()), (&json!("prod - b v1"), &json!(3), 2));

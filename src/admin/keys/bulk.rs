@@ -137,7 +137,8 @@ mod tests {
 
     #[test]
     fn lines_are_counted_with_the_blank_ones_and_bounded() {
-        let lines = |text: &str| Asked::lines(text.as_bytes()).map(|Asked(asked)| asked.into_iter().map(|(line, f)| (line, f.is_ok())).collect());
+        let lines =
+            |text: &str| Asked::lines(text.as_bytes()).map(|Asked(asked)| asked.into_iter().map(|(line, f)| (line, f.is_ok())).collect());
         assert_eq!(lines("{}\n\n{}\r\nx\n[]"), Ok(vec![(1, true), (3, true), (4, false), (5, false)]));
         assert!(lines("\n \n").is_err());
         assert!(lines(&"{}\n".repeat(MOST)).is_ok());

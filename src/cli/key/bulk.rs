@@ -90,7 +90,10 @@ impl Run<'_> {
         };
         if let Some(label) = self.results.made(number) {
             if label != line.text("label") {
-                let text = format!("line {number} has the label {:?} and the results say {label:?}: they belong to another input", line.text("label"));
+                let text = format!(
+                    "line {number} has the label {:?} and the results say {label:?}: they belong to another input",
+                    line.text("label")
+                );
                 return Err(Failure::Refused(text));
             }
             self.tally.there += 1;
