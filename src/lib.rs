@@ -42,6 +42,7 @@
 //! | what the upstream is told | `proxy/headers.rs` |
 //! | when a call is tried again | `proxy/forward.rs` |
 //! | what a change does to a key | `model/key.rs`; who may meet whom in one sync: `registry/writer.rs` |
+//! | which labels are vague, when a key is idle or an old value safe to end | `model/key.rs`; what the gateway does about idle keys: `app/idle.rs` |
 //! | what stands in the journal | `store/draft.rs`, `store/line.rs`, `store/records.rs` |
 //! | a setting | `config/settings.rs`, the reader beside it, `config/octroi.yaml`, `docs/settings.md` |
 //! | a metric | `telemetry/metrics.rs`, or `app/watch.rs` for numbers that other rooms keep |

@@ -1,7 +1,7 @@
 //! `/v1/keys/bulk`: many keys in one request. Each stands for itself: what is wrong with one is its own answer and keeps none of the
 //! others from being made.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::sync::Arc;
 
 use axum::Json;
@@ -111,10 +111,11 @@ async fn shown(admin: &Admin, line: u64, made: Committed, machines: &mut HashMap
     let Left::Key(key) = made.left else {
         return refused(line, &Problem::new(Code::InternalError, "the change was made, and left something else than a key"));
     };
-    if !machines.contains_key(&key.machine) {
-        machines.insert(key.machine, machines::find(admin, key.machine).await.ok());
-    }
-    let machine = machines.get(&key.machine).and_then(Option::as_ref);
+    let machine = match machines.entry(key.machine) {
+        hash_map::Entry::Occupied(known) => known.into_mut(),
+        hash_map::Entry::Vacant(place) => place.insert(machines::find(admin, key.machine).await.ok()),
+    };
+    let machine = machine.as_ref();
     let now = admin.clock.now().wall;
     let changed = KeyChanged {
         // Nobody can have used it yet.
