@@ -51,7 +51,7 @@ pub use listen::{AdminSocket, BindError, Listeners, serve};
 pub use problem::{Code, Problem};
 pub use store::{Care, StoreCare};
 pub use tls::{Tls, TlsError};
-pub use usage::KeyUse;
+pub use usage::{KeyUse, ValueUse};
 
 /// The longest body a request may have, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
@@ -107,6 +107,7 @@ fn endpoints() -> Vec<Endpoint> {
         Endpoint::new(Method::GET, "/machines/{id}/keys", MachinesRead, get(keys::list_of_machine)),
         Endpoint::new(Method::POST, "/machines/{id}/keys", MachinesWrite, post(keys::create)),
         Endpoint::new(Method::GET, "/keys", MachinesRead, get(keys::list)),
+        Endpoint::new(Method::POST, "/keys/bulk", MachinesWrite, post(keys::bulk::create)),
         Endpoint::new(Method::GET, "/keys/{id}", MachinesRead, get(keys::show)),
         Endpoint::new(Method::PATCH, "/keys/{id}", MachinesWrite, patch(keys::edit)),
         Endpoint::new(Method::DELETE, "/keys/{id}", MachinesWrite, delete(keys::delete)),
@@ -114,6 +115,7 @@ fn endpoints() -> Vec<Endpoint> {
         Endpoint::new(Method::POST, "/keys/{id}/reactivate", MachinesWrite, post(keys::reactivate)),
         Endpoint::new(Method::POST, "/keys/{id}/revoke", MachinesWrite, post(keys::revoke)),
         Endpoint::new(Method::POST, "/keys/{id}/regenerate", MachinesWrite, post(keys::regenerate)),
+        Endpoint::new(Method::POST, "/keys/{id}/end-grace", MachinesWrite, post(keys::end_grace)),
         Endpoint::new(Method::GET, "/keys/{id}/usage", MachinesRead, get(keys::usage)),
         Endpoint::new(Method::POST, "/explain", MachinesRead, post(explain::explain)),
         Endpoint::new(Method::POST, "/verify", KeysVerify, post(verify::verify)),

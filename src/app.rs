@@ -3,6 +3,7 @@
 mod admin_thread;
 pub mod care;
 pub mod demo;
+mod idle;
 mod keeper;
 mod sensors;
 mod watch;
@@ -15,9 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 
 use admin_thread::AdminThread;
+use idle::Idle;
 use keeper::{Keeper, Pulse};
 
-use crate::admin::{self, Catalogue, Doorkeeper, KeyUse, Readiness, StoreCare};
+use crate::admin::{self, Catalogue, Doorkeeper, KeyUse, Readiness, StoreCare, ValueUse};
 use crate::clock::Clock;
 use crate::config::{self, Findings, LogFormat, Settings};
 use crate::gate::Gate;
@@ -82,7 +84,9 @@ impl Gateway {
 
         let (usage, restored) = Usage::open(&settings.store.join("usage"))?;
         let usage = Arc::new(usage);
+        let uses_are_known = !restored.made && restored.damaged_bytes == 0;
         registry.restore_counters(restored.counters.into_iter());
+        let idle = Idle::new(settings.keys, registry.clone(), usage.clone(), clock.clone(), uses_are_known);
 
         let access = access_log(&settings)?;
         let routes = settings.routes.iter().map(|route| route.name.clone()).collect();
@@ -127,8 +131,9 @@ impl Gateway {
         // Last, so that who asks whether the gateway is ready hears so when it is.
         let admin = AdminThread::start(admin, settings)?;
         watch::watch(&metrics, &server, &registry, access.as_ref())?;
-        let keeper = Keeper::start(settings.usage.flush, heart, usage, registry.clone(), gate, clock)?;
         watch::watch_door(&metrics, &doorkeeper)?;
+        watch::watch_idle(&metrics, idle.counter())?;
+        let keeper = Keeper::start(settings.usage.flush, heart, usage, registry.clone(), gate, clock, idle)?;
         Ok(Gateway { server, admin, keeper, registry, access, draining })
     }
 
@@ -289,6 +294,7 @@ fn use_of_key(usage: &Arc<Usage>) -> Arc<dyn Fn(KeyId) -> KeyUse + Send + Sync> 
         KeyUse {
             last_used_at: known.last_used.map(|last| last.at),
             last_used_ip: known.last_used.map(|last| last.from),
+            by_value: known.uses().map(|last| ValueUse { value: last.value, at: last.at, from: last.from }).collect(),
             last_refused_at: known.last_refused,
             calls: known.calls.iter().collect(),
         }

@@ -106,6 +106,7 @@ fn settings(root: &mut Section<'_>, folder: &Path) -> Option<Settings> {
     let routes = routes::routes(root, &known);
     let connections = edge::connections(root);
     let usage = records::usage(root);
+    let keys = records::keys(root);
     let logs = records::logs(root, folder);
     Some(Settings {
         listeners,
@@ -124,6 +125,7 @@ fn settings(root: &mut Section<'_>, folder: &Path) -> Option<Settings> {
         routes,
         connections,
         usage,
+        keys,
         logs,
         underscores: headers.underscores,
         identity: headers.identity,

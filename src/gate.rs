@@ -120,7 +120,7 @@ impl Call {
 
 /// Whose value it is, for the record of a call.
 pub fn caller_of(entry: &Entry) -> Caller {
-    Caller { key: entry.key, machine: entry.machine.id, old_value: entry.is_replaced() }
+    Caller { key: entry.key, machine: entry.machine.id, old_value: entry.is_replaced(), value: entry.hash.mark() }
 }
 
 /// A call that may be sent on. Only the gate makes one.

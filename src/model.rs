@@ -24,6 +24,6 @@ pub use machine::Machine;
 pub use operator::{Operator, Right, Rights};
 pub use permission::{Organizations, PermissionName, PermissionSet};
 pub use refusal::{Code, Refusal};
-pub use secret::{Secret, SecretHash};
+pub use secret::{Secret, SecretHash, ValueMark};
 pub use tier::{BucketOwner, CalendarCounter, CalendarCounters, Limit, Tier, TierName, Window};
 pub use time::{Moment, Tick, Timestamp};

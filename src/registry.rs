@@ -9,7 +9,7 @@ mod group;
 mod rules;
 mod writer;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +26,9 @@ use crate::store::{Record, Seq, Store, StoreError};
 
 pub use entry::{Entry, MachineCell, MachineState, Narrowed};
 use writer::Writer;
+
+/// Changes of one [`Registry::commit_all`] that wait at a time: enough for full groups, and not so many that others find no room.
+const MOST_AT_ONCE: usize = 256;
 
 /// What a change left behind.
 #[derive(Debug)]
@@ -99,6 +102,25 @@ impl Registry {
         self.writer.submit(origin, change, Some(revision)).await
     }
 
+    /// Makes several changes, at best in one sync, and answers of each what became of it, in their order. A change that carries a revision
+    /// is made like [`Registry::commit_at`]. At most [`MOST_AT_ONCE`] of them wait in the queue at a time.
+    pub async fn commit_all(&self, changes: Vec<(Origin, Change, Option<Seq>)>) -> Vec<Result<Committed, ChangeError>> {
+        let mut outcomes = Vec::with_capacity(changes.len());
+        let mut waiting = VecDeque::with_capacity(MOST_AT_ONCE);
+        for (origin, change, expected) in changes {
+            if waiting.len() == MOST_AT_ONCE
+                && let Some(first) = waiting.pop_front()
+            {
+                outcomes.push(writer::answer(first).await);
+            }
+            waiting.push_back(self.writer.queue(origin, change, expected));
+        }
+        for job in waiting {
+            outcomes.push(writer::answer(job).await);
+        }
+        outcomes
+    }
+
     /// The operator whose token has this hash, whatever it is worth now.
     pub fn operator(&self, hash: &SecretHash) -> Option<Arc<Operator>> {
         self.known.operators.lock().get(hash).cloned()
@@ -129,6 +151,16 @@ impl Registry {
                 BucketOwner::Key(id) => self.known.own_buckets.lock().get(&id).iter().for_each(|bucket| bucket.restore(&counters)),
             }
         }
+    }
+
+    /// Whether a call that presented this value is not over yet: only then somebody but the map holds its entry.
+    pub fn is_being_used(&self, hash: &SecretHash) -> bool {
+        self.known.entries.get(&hash.short()).is_some_and(|entry| entry.hash == *hash && Arc::strong_count(entry.value()) > 1)
+    }
+
+    /// The machine of that name.
+    pub fn machine_named(&self, name: &str) -> Option<MachineId> {
+        self.known.named(name)
     }
 
     /// A machine's place in memory, if it exists.
@@ -167,7 +199,7 @@ impl Hasher for Identity {
 struct Known {
     entries: DashMap<u64, Arc<Entry>, BuildHasherDefault<Identity>>,
     machines: DashMap<MachineId, Arc<MachineCell>>,
-    /// Protects the uniqueness of names; the writer alone takes it.
+    /// Protects the uniqueness of names; the writer changes it, the admin plane looks up in it.
     names: Mutex<HashMap<String, MachineId>>,
     /// Buckets of keys that have, or once had, a tier of their own. Kept by id so that no edit makes one fresh.
     own_buckets: Mutex<HashMap<KeyId, Arc<crate::limits::Bucket>>>,

@@ -44,6 +44,8 @@ pub struct UsageError {
 pub struct Restored {
     /// To be put back into the buckets before the first call.
     pub counters: HashMap<BucketOwner, CalendarCounters>,
+    /// There was no log: what keys did before is not known.
+    pub made: bool,
     /// Bytes of the log that could not be read, beyond a torn end. Sums can be too low by what stood there.
     pub damaged_bytes: u64,
 }
@@ -80,7 +82,8 @@ impl Usage {
     /// Opens or makes the log in `dir`, which is made where it does not exist, and reads what it holds. A torn end, as
     /// a crash leaves it, is cut; damage elsewhere is skipped with a warning, since usage is not what calls are judged by.
     pub fn open(dir: &Path) -> Result<(Usage, Restored), UsageError> {
-        let (mut totals, mut operators, mut restored) = (Totals::default(), Operators::default(), Restored::default());
+        let restored = Restored { made: !Log::is_in(dir), ..Restored::default() };
+        let (mut totals, mut operators, mut restored) = (Totals::default(), Operators::default(), restored);
         let (log, damaged_bytes) = Log::open(dir, &mut |entry| match entry {
             Entry::Key(id, usage) => drop(totals.keys.insert(id, usage)),
             Entry::WithoutKey(counts) => totals.without_key = counts,

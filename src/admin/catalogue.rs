@@ -1,6 +1,7 @@
 //! What the settings name and the API only shows: permissions, tiers, routes. They are changed in the settings file alone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -21,6 +22,8 @@ pub struct Catalogue {
     /// The tier of machines that have none of their own.
     pub default_tier: TierName,
     pub routes: Vec<RouteInfo>,
+    /// How long an active key may go unused before it is shown as idle; `None` for ever.
+    pub warn_idle_after: Option<Duration>,
 }
 
 /// How something is called by people.
@@ -68,6 +71,7 @@ impl From<&Settings> for Catalogue {
             tiers: settings.tiers.iter().map(tier).collect(),
             default_tier: settings.default_tier.clone(),
             routes: settings.routes.iter().map(|route| RouteInfo::of(route, &settings.upstreams)).collect(),
+            warn_idle_after: settings.keys.warn_idle_after,
         }
     }
 }
@@ -193,6 +197,7 @@ pub mod tests {
             permissions: vec![permission("sensors:read"), permission("events:read")],
             tiers: vec![tier("free", 60), tier("premium", 1_000)],
             default_tier: TierName::parse("free").unwrap(),
+            warn_idle_after: None,
             routes: Vec::new(),
         }
     }

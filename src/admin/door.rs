@@ -39,7 +39,7 @@ pub struct Requester {
 impl Requester {
     /// What is noted of a token that is used now.
     fn token_use(&self, at: Timestamp) -> Option<(OperatorId, LastUse)> {
-        self.operator.zip(self.address).map(|(operator, from)| (operator, LastUse { at, from }))
+        self.operator.zip(self.address).map(|(operator, from)| (operator, LastUse { at, from, value: None }))
     }
 
     /// Where a change by this requester comes from.

@@ -167,7 +167,7 @@ mod tests {
     fn a_use_is_noted_however_it_ends_but_for_a_refusal() {
         let keeper = keeper();
         let (first, second) = (OperatorId::from_u128(1), OperatorId::from_u128(2));
-        let used = LastUse { at: Timestamp(5), from: "192.0.2.1".parse().unwrap() };
+        let used = LastUse { at: Timestamp(5), from: "192.0.2.1".parse().unwrap(), value: None };
         drop(keeper.used(Some((first, used))));
         keeper.used(Some((second, used))).refused();
         drop(keeper.used(None));

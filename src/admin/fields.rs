@@ -41,9 +41,15 @@ impl Fields {
             return Ok(Fields::default());
         }
         match serde_json::from_slice(body) {
-            Ok(Value::Object(left)) => Ok(Fields { left, ..Fields::default() }),
-            Ok(other) => Err(Problem::invalid_at("", format!("must be a JSON object, not {}", kind(&other)))),
+            Ok(value) => Fields::of(value),
             Err(error) => Err(Problem::invalid_at("", format!("is not JSON: {error}"))),
+        }
+    }
+
+    pub fn of(value: Value) -> Result<Fields, Problem> {
+        match value {
+            Value::Object(left) => Ok(Fields { left, ..Fields::default() }),
+            other => Err(Problem::invalid_at("", format!("must be a JSON object, not {}", kind(&other)))),
         }
     }
 
@@ -77,6 +83,12 @@ impl Fields {
         if self.left.remove(name).is_some_and(|value| value != *current) {
             self.fault(format!("/{name}"), format!("cannot be edited; {remedy}"));
         }
+    }
+
+    /// Members that move by themselves in the objects of a list.
+    pub fn disregard_in(&mut self, name: &str, members: &[&str]) {
+        let objects = self.left.get_mut(name).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut);
+        objects.for_each(|object| object.retain(|member, _| !members.contains(&member.as_str())));
     }
 
     /// A field that moves by itself: whatever a client sends back of it is as good as nothing.
@@ -130,7 +142,7 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
     }
 }
 
-fn unread(rejection: BytesRejection) -> Problem {
+pub fn unread(rejection: BytesRejection) -> Problem {
     match rejection.status() {
         http::StatusCode::PAYLOAD_TOO_LARGE => Problem::invalid_at("", format!("is longer than {MAX_BODY} bytes")),
         _ => Problem::invalid_at("", "did not arrive whole"),
@@ -138,9 +150,13 @@ fn unread(rejection: BytesRejection) -> Problem {
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
+    is_type(headers, "application/json") || is_type(headers, "application/merge-patch+json")
+}
+
+/// Whether the body is said to be of that media type, whatever its parameters.
+pub fn is_type(headers: &HeaderMap, essence: &str) -> bool {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = value.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json") || essence.eq_ignore_ascii_case("application/merge-patch+json")
+    value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(essence)
 }
 
 /// What a JSON value is, with its article.

@@ -1,5 +1,6 @@
 //! `/v1/keys`: what machines call with. A value is shown in one answer, the one to its making.
 
+pub mod bulk;
 mod filter;
 mod warn;
 
@@ -17,7 +18,7 @@ use super::fields::Fields;
 use super::machines::{self, take_reason};
 use super::page::{Page, Params, cursor};
 use super::problem::{Code, Problem};
-use super::wire::{KeyChanged, KeyView, List, UsageView};
+use super::wire::{KeyChanged, KeyView, List, OldValueView, UsageView};
 use super::{Admin, answer, values};
 use crate::model::change::{KeyEdit, NewKey};
 use crate::model::{Change, Key, KeyId, Machine, MachineId, Timestamp};
@@ -47,7 +48,8 @@ pub async fn list_of_machine(
 
 async fn listed(admin: &Admin, filter: Filter, page: Page) -> Result<Json<List<KeyView>>, Problem> {
     let now = admin.clock.now().wall;
-    let (found, more) = admin.ask(move |store| matching(store, &filter, page, now)).await?;
+    let idle = admin.idle_at(now);
+    let (found, more) = admin.ask(move |store| matching(store, &filter, page, now, &idle)).await?;
     let next_cursor = found.last().filter(|_| more).map(|(key, _)| cursor(key.id.as_u128()));
     Ok(Json(List { data: found.iter().map(|(key, machine)| admin.key_view(key, Some(machine), now)).collect(), next_cursor }))
 }
@@ -55,14 +57,15 @@ async fn listed(admin: &Admin, filter: Filter, page: Page) -> Result<Json<List<K
 /// A page of keys, each with its machine, and whether there is more behind it.
 type Found = (Vec<(Key, Arc<Machine>)>, bool);
 
-fn matching(store: &dyn Store, filter: &Filter, page: Page, now: Timestamp) -> Result<Found, StoreError> {
+/// `idle` says whether a key is.
+fn matching(store: &dyn Store, filter: &Filter, page: Page, now: Timestamp, idle: &dyn Fn(&Key) -> bool) -> Result<Found, StoreError> {
     let mut machines = HashMap::new();
     let (mut found, mut after) = (Vec::new(), page.after.map(KeyId::from_u128));
     loop {
         let chunk = store.keys(filter.machine, after, machines::CHUNK)?;
         let last_chunk = chunk.len() < machines::CHUNK;
         after = chunk.last().map(|key| key.id);
-        for key in chunk.into_iter().filter(|key| filter.matches(key, now)) {
+        for key in chunk.into_iter().filter(|key| filter.matches(key, now) && filter.idle.is_none_or(|wanted| wanted == idle(key))) {
             // A key whose machine is gone was read while both were being deleted.
             if let Some(machine) = machine_of(store, &mut machines, key.machine)? {
                 found.push((key, machine));
@@ -108,7 +111,16 @@ pub async fn create(
     mut fields: Fields,
 ) -> Result<Response, Problem> {
     let machine = machines::parse_id(&id)?;
-    let new = NewKey {
+    let new = take_new(&mut fields, &admin);
+    let reason = take_reason(&mut fields);
+    fields.finish()?;
+    let changed = commit(&admin, operator, reason, Change::CreateKey(machine, new)).await?;
+    let location = format!("/v1/keys/{}", changed.key.id);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(changed)).into_response())
+}
+
+fn take_new(fields: &mut Fields, admin: &Admin) -> NewKey {
+    NewKey {
         label: fields.required("label", values::name).unwrap_or_default(),
         description: fields.optional("description", values::description).unwrap_or_default(),
         environment: fields.optional("environment", values::environment).unwrap_or_default(),
@@ -116,13 +128,8 @@ pub async fn create(
         organizations: fields.nullable("organizations", values::organizations).flatten(),
         tier: fields.nullable("tier", |value| values::tier(value, &admin.catalogue)).flatten(),
         allowed_ips: fields.nullable("allowed_ips", values::networks).flatten(),
-        expires_at: take_expiry(&mut fields, admin.clock.now().wall).flatten(),
-    };
-    let reason = take_reason(&mut fields);
-    fields.finish()?;
-    let changed = commit(&admin, operator, reason, Change::CreateKey(machine, new)).await?;
-    let location = format!("/v1/keys/{}", changed.key.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(changed)).into_response())
+        expires_at: take_expiry(fields, admin.clock.now().wall).flatten(),
+    }
 }
 
 pub async fn edit(
@@ -176,13 +183,16 @@ fn refuse_fixed(fields: &mut Fields, current: &KeyView) {
     fields.unchangeable("status", &own(&current.status), "use POST …/deactivate, …/reactivate or …/revoke, or move expires_at");
     fields.unchangeable("effective_permissions", &json!(current.effective_permissions), "they follow from the machine's and the key's");
     fields.unchangeable("exposed_at", &json!(current.exposed_at), "it is history");
-    fields.unchangeable("old_values", &json!(current.old_values), "they are history");
+    fields.disregard_in("old_values", &["counts", "last_used_at", "last_used_ip", "safe_to_end"]);
+    let lasting = |old: &OldValueView| json!({"hint": old.hint, "replaced_at": old.replaced_at, "counts_until": old.counts_until});
+    let old_values = current.old_values.iter().map(lasting).collect();
+    fields.unchangeable("old_values", &Value::Array(old_values), "they are history; POST …/end-grace ends the grace of one that counts");
     fields.unchangeable("warnings", &json!([]), "they are the gateway's");
     for name in ["value", "secret"] {
         fields.unchangeable(name, &Value::Null, "values are made by the gateway: use POST …/regenerate for another one");
     }
     // These move with every call, also between a client's GET and its PATCH.
-    for name in ["last_used_at", "last_used_ip", "last_refused_at"] {
+    for name in ["last_used_at", "last_used_ip", "value_last_used_at", "value_last_used_ip", "last_refused_at", "idle_since", "idle"] {
         fields.disregard(name);
     }
 }
@@ -216,6 +226,11 @@ pub async fn regenerate(op: Requester, State(admin): State<Arc<Admin>>, Path(id)
     commit(&admin, op, reason, Change::RegenerateKey(id, grace)).await.map(Json)
 }
 
+/// The old value that counts in grace ends now, because everybody has the new one.
+pub async fn end_grace(State(admin): State<Arc<Admin>>, op: Requester, Path(id): Path<String>, fields: Fields) -> Changed {
+    act(&admin, op, &id, fields, Change::EndGrace).await
+}
+
 pub async fn delete(
     operator: Requester,
     State(admin): State<Arc<Admin>>,
@@ -247,6 +262,12 @@ async fn commit(admin: &Admin, operator: Requester, reason: Option<String>, chan
 }
 
 impl Admin {
+    /// Judges whether a key is idle; asks for its use only where that can decide.
+    fn idle_at(&self, now: Timestamp) -> impl Fn(&Key) -> bool + Send + 'static {
+        let (usage, limit) = (self.usage.clone(), self.catalogue.warn_idle_after);
+        move |key| limit.is_some_and(|limit| key.is_idle(None, limit, now) && key.is_idle(usage(key.id).last_used_at, limit, now))
+    }
+
     fn key_view(&self, key: &Key, machine: Option<&Machine>, now: Timestamp) -> KeyView {
         KeyView::of(key, machine, &(self.usage)(key.id), &self.catalogue, now)
     }

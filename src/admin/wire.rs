@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::catalogue::Catalogue;
-use super::usage::KeyUse;
+use super::usage::{KeyUse, ValueUse};
 pub use store::{ArchivedView, VerifiedView};
 
-use crate::model::{Key, Machine, OldValue, Operator, Organizations, PermissionSet, Timestamp};
+use crate::model::{Key, KeyStatus, Machine, OldValue, Operator, Organizations, PermissionSet, Timestamp};
 use crate::usage::LastUse;
 
 /// A page of a list.
@@ -116,8 +116,15 @@ pub struct KeyView {
     /// The last call that was let in.
     pub last_used_at: Option<String>,
     pub last_used_ip: Option<String>,
+    /// The last call that was let in with the current value.
+    pub value_last_used_at: Option<String>,
+    pub value_last_used_ip: Option<String>,
     pub last_refused_at: Option<String>,
     pub exposed_at: Option<String>,
+    /// The latest of created, last used, reactivated, regenerated.
+    pub idle_since: String,
+    /// Active, and idle for `keys.warn_idle_after` of the settings.
+    pub idle: bool,
     /// Values that a regeneration replaced, newest first.
     pub old_values: Vec<OldValueView>,
 }
@@ -128,18 +135,47 @@ pub struct OldValueView {
     pub replaced_at: String,
     /// Equal to `replaced_at` when it died at once.
     pub counts_until: String,
+    /// It is let in now.
+    pub counts: bool,
+    /// The last call that was let in with it; `null` also where only later values were used since.
+    pub last_used_at: Option<String>,
+    pub last_used_ip: Option<String>,
+    /// It counts, its successor is in use, and it was itself not used for a day (half of its grace, where that is shorter).
+    pub safe_to_end: bool,
 }
 
-impl From<&OldValue> for OldValueView {
-    fn from(old: &OldValue) -> OldValueView {
-        OldValueView { hint: old.hint.clone(), replaced_at: old.replaced_at.to_string(), counts_until: old.counts_until.to_string() }
-    }
+/// The replaced values of a key, each with what is known of its use.
+fn old_values(key: &Key, used: &KeyUse, now: Timestamp) -> Vec<OldValueView> {
+    let counting = key.in_grace().filter(|old| key.status(now) == KeyStatus::Active && old.counts_until > now);
+    let current = value_use(key, used).map(|used| used.at);
+    let view = |(place, old): (usize, &OldValue)| {
+        let made = key.old_values.get(place + 1).map_or(key.created_at, |before| before.replaced_at);
+        let last = used.of_value(old.hash.mark(), made, old.replaced_at);
+        let counts = counting == Some(old);
+        OldValueView {
+            hint: old.hint.clone(),
+            replaced_at: old.replaced_at.to_string(),
+            counts_until: old.counts_until.to_string(),
+            counts,
+            last_used_at: text(last.map(|last| last.at)),
+            last_used_ip: last.map(|last| last.from.to_string()),
+            safe_to_end: counts && old.is_safe_to_end(last.map(|last| last.at), current, now),
+        }
+    };
+    key.old_values.iter().enumerate().map(view).collect()
+}
+
+/// The last use of the current value.
+fn value_use(key: &Key, used: &KeyUse) -> Option<ValueUse> {
+    let made = key.old_values.first().map_or(key.created_at, |old| old.replaced_at);
+    used.of_value(key.hash.mark(), made, Timestamp::NEVER)
 }
 
 impl KeyView {
     /// `machine` is `None` where it cannot be read; the key then shows no name and no effective permissions.
     pub fn of(key: &Key, machine: Option<&Machine>, used: &KeyUse, catalogue: &Catalogue, now: Timestamp) -> KeyView {
         let effective = |machine: &Machine| machine.permissions.intersect(key.permissions.as_ref(), catalogue.permission_names());
+        let value_use = value_use(key, used);
         KeyView {
             id: key.id.to_string(),
             machine_id: key.machine.to_string(),
@@ -159,9 +195,13 @@ impl KeyView {
             created_by: key.created_by.clone(),
             last_used_at: text(used.last_used_at),
             last_used_ip: used.last_used_ip.map(|ip| ip.to_string()),
+            value_last_used_at: text(value_use.map(|used| used.at)),
+            value_last_used_ip: value_use.map(|used| used.from.to_string()),
             last_refused_at: text(used.last_refused_at),
             exposed_at: None,
-            old_values: key.old_values.iter().map(OldValueView::from).collect(),
+            idle_since: key.idle_since(used.last_used_at).to_string(),
+            idle: catalogue.warn_idle_after.is_some_and(|limit| key.is_idle(used.last_used_at, limit, now)),
+            old_values: old_values(key, used, now),
         }
     }
 }
@@ -184,7 +224,36 @@ pub struct Warning {
     /// `label_vague`, `permission_not_held` or `expires_in_past`.
     pub code: String,
     pub pointer: String,
-    pub message: String,
+    pub message: Message,
+}
+
+/// A sentence in the languages of the people who read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    pub fr: String,
+    pub en: String,
+}
+
+/// What became of one key of many, in the order in which they were asked for: either `key` or `problem` is there. It may hold a value, as
+/// [`KeyChanged`].
+#[derive(Serialize, Deserialize)]
+pub struct BulkItem {
+    /// From 1: the line of an NDJSON body, or the place in `keys`.
+    pub line: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyChanged>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<BulkProblem>,
+}
+
+/// Why one key of many was not made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BulkProblem {
+    /// As of a request of its own: `invalid`, `not_found`, `right_missing`, …
+    pub code: String,
+    pub detail: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -321,8 +390,9 @@ mod tests {
     fn an_answer_without_a_new_value_has_no_secret() {
         let json = r#"{"id":"k","machine_id":"m","machine_name":"n","label":"l","description":"","environment":"prod","hint":"h",
             "permissions":null,"effective_permissions":[],"organizations":null,"tier":null,"allowed_ips":null,"expires_at":null,
-            "status":"active","created_at":"c","created_by":"b","last_used_at":null,"last_used_ip":null,"last_refused_at":null,
-            "exposed_at":null,"old_values":[],"warnings":[]}"#;
+            "status":"active","created_at":"c","created_by":"b","last_used_at":null,"last_used_ip":null,
+            "value_last_used_at":null,"value_last_used_ip":null,"last_refused_at":null,"exposed_at":null,"idle_since":"c","idle":false,
+            "old_values":[],"warnings":[]}"#;
         let changed: KeyChanged = serde_json::from_str(json).unwrap();
         let again = serde_json::to_value(&changed).unwrap();
         assert!(changed.secret.is_none() && again.get("secret").is_none());

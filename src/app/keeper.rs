@@ -1,5 +1,5 @@
 //! Keeps time for everything that has no thread of its own: usage reaches the disk, the wall clock is followed, guesses are
-//! forgotten.
+//! forgotten, idle keys are looked for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::StartError;
+use super::idle::Idle;
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::registry::Registry;
@@ -50,6 +51,7 @@ impl Keeper {
         registry: Registry,
         gate: Arc<Gate>,
         clock: Clock,
+        mut idle: Idle,
     ) -> Result<Keeper, StartError> {
         let (stop, stopped) = channel();
         let keep = move || {
@@ -65,6 +67,7 @@ impl Keeper {
                 if over {
                     return;
                 }
+                idle.round();
             }
         };
         let spawned = std::thread::Builder::new().name("octroi-keeper".into()).spawn(keep);

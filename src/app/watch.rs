@@ -3,11 +3,19 @@
 use std::sync::Arc;
 
 use crate::admin::Doorkeeper;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::registry::Registry;
 use crate::server::{Counter, Server, Stats};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::log;
 use crate::telemetry::metrics::{Metrics, MetricsError};
+
+/// Has `metrics` read how many keys were idle when they were last looked at.
+pub fn watch_idle(metrics: &Metrics, idle: Arc<AtomicU64>) -> Result<(), MetricsError> {
+    let help = "Active keys that nobody used for keys.warn_idle_after, as last looked at.";
+    metrics.gauge("octroi_keys_idle", help, move || idle.load(Ordering::Relaxed) as f64)
+}
 
 /// Has `metrics` read them.
 pub fn watch(metrics: &Metrics, server: &Server, registry: &Registry, access: Option<&AccessLog>) -> Result<(), MetricsError> {

@@ -1,6 +1,10 @@
 //! `octroi key …`.
 
+mod bulk;
+mod results;
 mod show;
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
@@ -32,6 +36,8 @@ pub enum Command {
     Revoke(Final),
     /// Give a key a new value and print it, this once
     Regenerate(Regenerate),
+    /// End the grace of a regenerated key's old value, because everybody has the new one
+    EndGrace(Change),
     /// Delete a key, for good
     Delete(Final),
 }
@@ -39,11 +45,11 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Create {
     /// The machine that will use it: id or name
-    #[arg(long, value_name = "MACHINE")]
-    machine: String,
+    #[arg(long, value_name = "MACHINE", required_unless_present = "from")]
+    machine: Option<String>,
     /// What tells it from other keys: environment, system, version
-    #[arg(long, value_name = "TEXT")]
-    label: String,
+    #[arg(long, value_name = "TEXT", required_unless_present = "from")]
+    label: Option<String>,
     /// What it is for
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -61,6 +67,16 @@ pub struct Create {
     /// Print the value and nothing else
     #[arg(long, conflicts_with = "output")]
     quiet: bool,
+    /// Make many: a file with a JSON object a line, {"machine": …, "label": …} with the API's fields; - for standard input
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["machine", "label", "description", "env", "permissions", "organizations", "tier", "allow_ips", "expires", "quiet"]
+    )]
+    from: Option<PathBuf>,
+    /// Where the values go, with --from: a JSON object a line, in a file of mode 0600 [default: standard output]
+    #[arg(long, value_name = "FILE", requires = "from")]
+    output_file: Option<PathBuf>,
     #[command(flatten)]
     reason: Reason,
     #[command(flatten)]
@@ -93,6 +109,9 @@ pub struct ListArgs {
     /// How many keys to show at most
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
+    /// Only active keys that nobody used for the settings' keys.warn_idle_after
+    #[arg(long)]
+    idle: bool,
     #[command(flatten)]
     shared: Shared,
 }
@@ -227,6 +246,7 @@ impl Command {
             Command::Reactivate(args) => args.run("reactivate"),
             Command::Revoke(args) => args.revoke(),
             Command::Regenerate(args) => args.run(),
+            Command::EndGrace(args) => args.run("end-grace"),
             Command::Delete(args) => args.delete(),
         }
     }
@@ -234,15 +254,18 @@ impl Command {
 
 impl Create {
     fn run(self) -> Outcome {
+        if let Some(from) = &self.from {
+            return bulk::run(&self.shared.client()?, from, self.output_file.as_deref(), &self.reason);
+        }
         let body = Body::default()
-            .with("label", Some(self.label))
+            .with("label", self.label)
             .with("description", self.description)
             .with("environment", self.env)
             .with_rights(&self.rights)
             .with_list("allowed_ips", &self.allow_ips);
         let body = with_expiry(body, self.expires.as_deref()).because(&self.reason);
         let client = self.shared.client()?;
-        let machine = named::machine(&client, &self.machine)?;
+        let machine = named::machine(&client, &self.machine.unwrap_or_default())?;
         let made = client.ask("POST", &format!("/v1/machines/{}/keys", machine.id), Some(&body))?;
         reveal(&self.shared, self.quiet, made)
     }
@@ -274,6 +297,7 @@ impl ListArgs {
             ("search", self.search.as_deref()),
             ("unused_since", unused_since.as_deref()),
             ("expiring_before", expiring_before.as_deref()),
+            ("idle", self.idle.then_some("true")),
         ]);
         let rows = client.all("/v1/keys", &filters, at_most(self.limit))?;
         if self.shared.wants_json() {
@@ -372,7 +396,7 @@ fn reveal(shared: &Shared, quiet: bool, made: Value) -> Outcome {
 
 fn warn(warnings: &[Warning]) {
     for warning in warnings {
-        output::note(&format!("warning: {}", output::tame(&warning.message)));
+        output::note(&format!("warning: {}", output::tame(&warning.message.en)));
     }
 }
 

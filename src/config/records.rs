@@ -1,10 +1,10 @@
-//! The sections about what is kept: store, usage, logs.
+//! The sections about what is kept: store, usage, idle keys, logs.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::reader::{Section, Value};
-use super::settings::{AccessLog, Addresses, LogFormat, Logs, UsageSettings};
+use super::settings::{AccessLog, Addresses, KeySettings, LogFormat, Logs, UsageSettings};
 
 pub(super) fn store(root: &mut Section<'_>, folder: &Path) -> PathBuf {
     let default = folder.join("data");
@@ -18,6 +18,24 @@ pub(super) fn usage(root: &mut Section<'_>) -> UsageSettings {
     let bounds = Duration::from_millis(100)..=Duration::from_secs(60);
     root.read("usage", default, |value| {
         value.section(|fields| UsageSettings { flush: fields.read("flush", default.flush, |v| v.duration(bounds)) })
+    })
+}
+
+/// A day at least: less would take keys from programs that run at night.
+pub(super) fn keys(root: &mut Section<'_>) -> KeySettings {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let after = |value: &Value<'_>| if value.is("false") { Some(None) } else { value.duration(DAY..=DAY * 3_650).map(Some) };
+    root.read("keys", KeySettings::default(), |value| {
+        let keys = value.section(|fields| KeySettings {
+            warn_idle_after: fields.read("warn_idle_after", None, after),
+            deactivate_idle_after: fields.read("deactivate_idle_after", None, after),
+        })?;
+        if let (Some(warn), Some(deactivate)) = (keys.warn_idle_after, keys.deactivate_idle_after)
+            && warn >= deactivate
+        {
+            value.refuse_name("would deactivate idle keys before it warns of them; make warn_idle_after the shorter one");
+        }
+        Some(keys)
     })
 }
 

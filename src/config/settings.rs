@@ -45,6 +45,7 @@ pub struct Settings {
     pub routes: Vec<Route>,
     pub connections: Connections,
     pub usage: UsageSettings,
+    pub keys: KeySettings,
     pub logs: Logs,
     /// What becomes of a client's header whose name has an underscore.
     pub underscores: Underscores,
@@ -267,6 +268,13 @@ pub struct Connections {
 pub struct UsageSettings {
     /// What a crash can lose at most.
     pub flush: Duration,
+}
+
+/// What becomes of keys that nobody uses; `None` = nothing. The warning comes before the deactivation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeySettings {
+    pub warn_idle_after: Option<Duration>,
+    pub deactivate_idle_after: Option<Duration>,
 }
 
 /// What is logged, and where.

@@ -9,7 +9,7 @@ use http::{HeaderValue, Method};
 
 use super::ids::{KeyId, MachineId};
 use super::refusal::Code;
-use super::secret::masked;
+use super::secret::{ValueMark, masked};
 use super::time::Moment;
 
 /// The address at the other end of the socket.
@@ -72,6 +72,8 @@ pub struct Caller {
     pub machine: MachineId,
     /// The call used a value that a regeneration has replaced.
     pub old_value: bool,
+    /// Which of the key's values it used.
+    pub value: ValueMark,
 }
 
 /// How a call ended.

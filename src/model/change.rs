@@ -115,6 +115,8 @@ pub enum Change {
     RevokeKey(KeyId),
     /// Both values count for the `grace`.
     RegenerateKey(KeyId, Duration),
+    /// The replaced value that counts in grace ends now.
+    EndGrace(KeyId),
     DeleteKey(KeyId),
     CreateOperator(NewOperator),
     EditOperator(OperatorId, OperatorEdit),
@@ -140,6 +142,7 @@ impl Change {
             Change::ReactivateKey(_) => "key.reactivated",
             Change::RevokeKey(_) => "key.revoked",
             Change::RegenerateKey(..) => "key.regenerated",
+            Change::EndGrace(_) => "key.grace_ended",
             Change::DeleteKey(_) => "key.deleted",
             Change::CreateOperator(_) => "operator.created",
             Change::EditOperator(..) => "operator.edited",

@@ -95,6 +95,22 @@ pub struct OldValue {
     pub counts_until: Timestamp,
 }
 
+impl OldValue {
+    /// How long it must not have been used to be safe to end: a day, or half of its grace where that is shorter.
+    pub fn quiet_time(&self) -> Duration {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let grace = u64::try_from(self.counts_until.0.saturating_sub(self.replaced_at.0)).unwrap_or_default();
+        DAY.min(Duration::from_millis(grace / 2))
+    }
+
+    /// Whether ending its grace would stop nobody, as far as can be told at `now`: the value that replaced it is in use, and this one was
+    /// not used for its [quiet time](OldValue::quiet_time).
+    pub fn is_safe_to_end(&self, last_used: Option<Timestamp>, successor_used: Option<Timestamp>, now: Timestamp) -> bool {
+        let quiet_since = self.replaced_at.max(last_used.unwrap_or(self.replaced_at));
+        successor_used.is_some() && quiet_since.plus(self.quiet_time()) <= now
+    }
+}
+
 /// How many replaced values a key remembers; what is older is unknown to the gateway.
 pub const OLD_VALUES: usize = 8;
 
@@ -171,6 +187,29 @@ impl Key {
         Ok(())
     }
 
+    /// Ends the grace of a replaced value: from now on it is as one that died at once. A clock that is set back does not revive it.
+    pub fn end_grace(&mut self) -> Result<(), RevokedForGood> {
+        for old in &mut self.unless_revoked()?.old_values {
+            old.counts_until = old.counts_until.min(old.replaced_at);
+        }
+        Ok(())
+    }
+
+    /// Since when nobody has used it or cared for it: the latest of created, last admitted call, reactivated, regenerated.
+    pub fn idle_since(&self, last_used: Option<Timestamp>) -> Timestamp {
+        self.created_at.max(self.renewed_at.unwrap_or(self.created_at)).max(last_used.unwrap_or(self.created_at))
+    }
+
+    /// Whether it is one that idleness is about, and has been idle for `limit` at `now`. What is refused anyway is not idle.
+    pub fn is_idle(&self, last_used: Option<Timestamp>, limit: Duration, now: Timestamp) -> bool {
+        self.status(now) == KeyStatus::Active && self.idle_since(last_used).plus(limit) <= now
+    }
+
+    /// The hashes of its current value and the one in grace: those that can be let in.
+    pub fn values(&self) -> impl Iterator<Item = &SecretHash> {
+        std::iter::once(&self.hash).chain(self.in_grace().map(|old| &old.hash))
+    }
+
     /// The replaced value that may still count, as long as the clock says: the newest, if it was given any grace. All others are over
     /// for good, whatever a clock that is set back says.
     pub fn in_grace(&self) -> Option<&OldValue> {
@@ -189,37 +228,20 @@ impl Key {
 /// Whether a label says too little to tell this key from the next one. A good one names environment, system
 /// and version.
 pub fn is_vague(label: &str) -> bool {
-    const EMPTY_WORDS: [&str; 26] = [
-        "a",
-        "api",
-        "cle",
-        "clé",
-        "cles",
-        "clés",
-        "default",
-        "essai",
-        "key",
-        "keys",
-        "la",
-        "le",
-        "ma",
-        "mon",
-        "my",
-        "new",
-        "nouvelle",
-        "one",
-        "prod",
-        "production",
-        "test",
-        "the",
-        "token",
-        "une",
-        "un",
-        "temp",
+    /// Articles and the like, what every key is, where it may be used, and what is typed to get past a field: in French and English.
+    #[rustfmt::skip]
+    const EMPTY_WORDS: [&str; 74] = [
+        "a", "an", "the", "my", "our", "new", "old", "one", "first", "second", "for", "of", "other", "another", "some", "temporary",
+        "d", "de", "du", "des", "l", "la", "le", "les", "ma", "mon", "mes", "notre", "nos", "nouveau", "nouvelle", "une", "un", "pour",
+        "autre", "premiere", "première", "temporaire",
+        "api", "cle", "clé", "cles", "clés", "clef", "clefs", "key", "keys", "token", "jeton", "secret", "valeur", "value", "app",
+        "prod", "production", "dev", "test", "tests", "essai", "essais", "staging", "recette", "demo", "démo",
+        "default", "defaut", "défaut", "par", "temp", "tmp", "foo", "xxx", "asdf", "abc",
     ];
+    let number = |word: &str| word.strip_prefix('v').unwrap_or(word).chars().all(|c| c.is_ascii_digit());
     let lower = label.to_lowercase();
     let mut words = lower.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty());
-    words.all(|word| EMPTY_WORDS.contains(&word) || word.chars().all(|c| c.is_ascii_digit()))
+    words.all(|word| EMPTY_WORDS.contains(&word) || number(word))
 }
 
 #[cfg(test)]
@@ -300,11 +322,94 @@ mod tests {
     }
 
     #[test]
+    fn an_ended_grace_is_over_for_good() {
+        let mut k = key();
+        k.end_grace().unwrap();
+        k.regenerate(SecretHash([2; 32]), "b".into(), Duration::from_secs(3600), Timestamp(1_000)).unwrap();
+        assert!(k.in_grace().is_some());
+        k.end_grace().unwrap();
+        assert_eq!((k.in_grace(), k.old_values[0].counts_until), (None, Timestamp(1_000)));
+        let once = k.clone();
+        k.end_grace().unwrap();
+        assert_eq!(k, once);
+        k.revoke();
+        assert_eq!(k.end_grace(), Err(RevokedForGood));
+    }
+
+    #[test]
+    fn an_old_value_is_safe_to_end_when_it_was_quiet_and_the_new_one_is_in_use() {
+        const HOUR: i64 = 3_600_000;
+        let old = |grace: i64| OldValue {
+            hash: SecretHash([1; 32]),
+            hint: "a".into(),
+            replaced_at: Timestamp(0),
+            counts_until: Timestamp(grace),
+        };
+        let cases = [
+            (168 * HOUR, None, Some(HOUR), 24 * HOUR, true),
+            (168 * HOUR, None, Some(HOUR), 24 * HOUR - 1, false),
+            (168 * HOUR, None, None, 100 * HOUR, false),
+            (168 * HOUR, Some(30 * HOUR), Some(HOUR), 53 * HOUR, false),
+            (168 * HOUR, Some(30 * HOUR), Some(HOUR), 54 * HOUR, true),
+            (168 * HOUR, Some(-30 * HOUR), Some(HOUR), 24 * HOUR, true),
+            (2 * HOUR, None, Some(1), HOUR, true),
+            (2 * HOUR, Some(HOUR / 2), Some(1), HOUR, false),
+        ];
+        for (grace, used, successor, now, safe) in cases {
+            let (used, successor) = (used.map(Timestamp), successor.map(Timestamp));
+            assert_eq!(old(grace).is_safe_to_end(used, successor, Timestamp(now)), safe, "{grace} {used:?} {successor:?} {now}");
+        }
+    }
+
+    #[test]
+    fn idleness_counts_from_the_latest_sign_of_life() {
+        let limit = Duration::from_millis(100);
+        let at = |k: &Key, used: Option<i64>, now: i64| k.is_idle(used.map(Timestamp), limit, Timestamp(now));
+        let mut k = key();
+        assert!(!at(&k, None, 99) && at(&k, None, 100));
+        assert!(!at(&k, Some(50), 149) && at(&k, Some(50), 150));
+        k.deactivate().unwrap();
+        assert!(!at(&k, None, 1_000), "it is refused already");
+        k.reactivate(Timestamp(500)).unwrap();
+        assert!(!at(&k, Some(50), 599) && at(&k, Some(50), 600), "reactivating gives a fresh period");
+        k.regenerate(SecretHash([2; 32]), "b".into(), Duration::ZERO, Timestamp(700)).unwrap();
+        assert_eq!(k.idle_since(Some(Timestamp(50))), Timestamp(700));
+        assert!(!at(&Key { expires_at: Some(Timestamp(900)), ..k }, None, 1_000));
+    }
+
+    #[test]
     fn vague_labels_are_recognised() {
-        for vague in ["Clé 1", "Ma clé", "Test", "API", "my key", "key-2", "  ", "API key 3", "nouvelle clé", "PROD"] {
+        let vague = [
+            "Clé 1",
+            "Ma clé",
+            "Test",
+            "API",
+            "my key",
+            "key-2",
+            "  ",
+            "API key 3",
+            "nouvelle clé",
+            "PROD",
+            "Cle API",
+            "clef 2",
+            "Jeton de test",
+            "new token",
+            "essai",
+            "tmp",
+            "v2",
+            "Clé de production",
+            "demo",
+            "production key v3",
+            "xxx",
+            "clé d'API",
+            "asdf",
+        ];
+        for vague in vague {
             assert!(is_vague(vague), "{vague}");
         }
-        for good in ["Production - Facturation", "prod billing v2", "Clé du portail fournisseurs", "staging/ETL"] {
+        for good in
+            ["Production - Facturation", "prod billing v2", "Clé du portail fournisseurs", "staging/ETL", "計費 v2", "SAP", "Demo shop"]
+        {
             assert!(!is_vague(good), "{good}");
         }
     }

@@ -89,7 +89,17 @@ impl SecretHash {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         u64::from_be_bytes([a, b, c, d, e, f, g, h])
     }
+
+    /// What usage tells the values of one key apart by.
+    pub fn mark(&self) -> ValueMark {
+        let [a, b, c, d, ..] = self.0;
+        ValueMark(u32::from_be_bytes([a, b, c, d]))
+    }
 }
+
+/// Four bytes of a value's hash: enough to tell the few values of one key apart, too little to look one up or to check a guess.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ValueMark(pub u32);
 
 /// Shows the first four bytes only: enough to tell two apart in a failing test, too little to look one up.
 impl fmt::Debug for SecretHash {

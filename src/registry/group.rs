@@ -8,7 +8,7 @@ use crate::model::{Change, KeyId, MachineId, OperatorId};
 const GROUP: usize = 64;
 
 /// What a change reads or writes, so that the changes of one group, all judged by the state before it, do not meet.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 enum Touch {
     Machine(MachineId),
     Key(KeyId),
@@ -17,31 +17,41 @@ enum Touch {
     OperatorName(String),
 }
 
+/// A change that waits, with what it touches: asked once, however many groups go before it.
+pub struct Waiting<J> {
+    job: J,
+    /// And whether for itself alone.
+    touches: Vec<(Touch, bool)>,
+}
+
+impl<J> Waiting<J> {
+    /// `machine_of` says whose a key is, which never changes.
+    pub fn new(job: J, change_of: impl Fn(&J) -> &Change, machine_of: impl Fn(KeyId) -> Option<MachineId>) -> Waiting<J> {
+        Waiting { touches: touches(change_of(&job), machine_of), job }
+    }
+}
+
 /// Takes from the front what can be judged together: at most one change per machine, key, operator or name. Changes of different keys of
 /// one machine go together; a change of the machine itself does not go with them. The rest waits, in its order.
-pub fn next_group<J>(
-    waiting: &mut VecDeque<J>,
-    change_of: impl Fn(&J) -> &Change,
-    machine_of: impl Fn(KeyId) -> Option<MachineId>,
-) -> Vec<J> {
+pub fn next_group<J>(waiting: &mut VecDeque<Waiting<J>>) -> Vec<J> {
     let mut group = Vec::new();
-    // What is touched, and whether for itself alone.
     let mut touched: HashMap<Touch, bool> = HashMap::new();
-    let mut rest = VecDeque::new();
-    while let Some(job) = waiting.pop_front() {
-        let touches = touches(change_of(&job), &machine_of);
-        let meets = touches.iter().any(|(touch, alone)| touched.get(touch).is_some_and(|held| *held || *alone));
+    let mut rest = Vec::new();
+    while group.len() < GROUP
+        && let Some(next) = waiting.pop_front()
+    {
+        let meets = next.touches.iter().any(|(touch, alone)| touched.get(touch).is_some_and(|held| *held || *alone));
         // What a waiting change touches is held too: a later change of the same thing must not overtake it.
-        for (touch, alone) in touches {
-            *touched.entry(touch).or_default() |= alone;
+        for (touch, alone) in &next.touches {
+            *touched.entry(touch.clone()).or_default() |= alone;
         }
-        if meets || group.len() == GROUP {
-            rest.push_back(job);
+        if meets {
+            rest.push(next);
         } else {
-            group.push(job);
+            group.push(next.job);
         }
     }
-    *waiting = rest;
+    rest.into_iter().rev().for_each(|next| waiting.push_front(next));
     group
 }
 
@@ -63,6 +73,7 @@ fn touches(change: &Change, machine_of: impl Fn(KeyId) -> Option<MachineId>) -> 
         | Change::ReactivateKey(id)
         | Change::RevokeKey(id)
         | Change::RegenerateKey(id, _)
+        | Change::EndGrace(id)
         | Change::DeleteKey(id) => of_key(id),
         Change::CreateOperator(new) => vec![(Touch::OperatorName(new.name.clone()), true)],
         Change::EditOperator(id, _)
@@ -85,10 +96,11 @@ mod tests {
 
     /// The places, from 0, of the changes that go into the first, second, … group. Both keys are `MACHINE`'s.
     fn groups(changes: &[Change]) -> Vec<Vec<usize>> {
-        let mut waiting: VecDeque<(usize, Change)> = changes.iter().cloned().enumerate().collect();
+        let wait = |numbered: (usize, Change)| Waiting::new(numbered, |(_, change)| change, |_| Some(MACHINE));
+        let mut waiting: VecDeque<Waiting<(usize, Change)>> = changes.iter().cloned().enumerate().map(wait).collect();
         let mut groups = Vec::new();
         while !waiting.is_empty() {
-            let group = next_group(&mut waiting, |(_, change)| change, |_| Some(MACHINE));
+            let group = next_group(&mut waiting);
             groups.push(group.into_iter().map(|(place, _)| place).collect());
         }
         groups

@@ -49,6 +49,7 @@ impl Desk {
                 Ok(())
             }),
             Change::RegenerateKey(id, grace) => self.regenerate_key(id, grace, origin, now),
+            Change::EndGrace(id) => self.change_key(id, origin, Key::end_grace),
             Change::DeleteKey(id) => self.delete_key(id, origin),
             Change::CreateOperator(new) => self.create_operator(new, origin, now),
             Change::EditOperator(id, edit) => self.edit_operator(id, edit, origin),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::group::next_group;
+use super::group::{Waiting, next_group};
 use super::{Committed, Known};
 use crate::clock::Clock;
 use crate::model::{Change, ChangeError, Key, KeyId, MachineId, Origin};
@@ -63,16 +63,30 @@ impl Writer {
     }
 
     pub(super) async fn submit(&self, origin: Origin, change: Change, expected: Option<Seq>) -> Result<Committed, ChangeError> {
+        answer(self.queue(origin, change, expected)).await
+    }
+
+    /// Has the change wait for its turn; [`answer`] says what became of it.
+    pub(super) fn queue(&self, origin: Origin, change: Change, expected: Option<Seq>) -> Result<Queued, ChangeError> {
         let (answer, answered) = oneshot::channel();
         let job = Job { origin, change, expected, answer };
-        let gone = || ChangeError::StoreUnavailable(GONE.into());
         match self.queue.as_ref().ok_or_else(gone)?.try_send(job) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => return Err(ChangeError::StoreUnavailable(format!("{WAITING} changes already wait; try again"))),
-            Err(TrySendError::Disconnected(_)) => return Err(gone()),
+            Ok(()) => Ok(answered),
+            Err(TrySendError::Full(_)) => Err(ChangeError::StoreUnavailable(format!("{WAITING} changes already wait; try again"))),
+            Err(TrySendError::Disconnected(_)) => Err(gone()),
         }
-        answered.await.unwrap_or_else(|_| Err(gone()))
     }
+}
+
+/// Where the answer to a change that waits will come.
+type Queued = oneshot::Receiver<Result<Committed, ChangeError>>;
+
+pub(super) async fn answer(queued: Result<Queued, ChangeError>) -> Result<Committed, ChangeError> {
+    queued?.await.unwrap_or_else(|_| Err(gone()))
+}
+
+fn gone() -> ChangeError {
+    ChangeError::StoreUnavailable(GONE.into())
 }
 
 /// Where changes are judged, by the rules in `rules`, and carried out.
@@ -99,7 +113,7 @@ impl Desk {
         loop {
             if waiting.is_empty() {
                 match jobs.recv_timeout(RECOVERY) {
-                    Ok(job) => waiting.push_back(job),
+                    Ok(job) => waiting.push_back(self.admit(job)),
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
@@ -110,8 +124,8 @@ impl Desk {
                 looked = now;
                 self.look_after_store();
             }
-            take_in(&mut waiting, jobs);
-            let group = next_group(&mut waiting, |job| &job.change, |key| self.machine_of(key));
+            take_in(&mut waiting, jobs, |job| self.admit(job));
+            let group = next_group(&mut waiting);
             if !group.is_empty() {
                 self.make(group);
             }
@@ -125,6 +139,10 @@ impl Desk {
                 tracing::info!("the store takes changes again");
             }
         }
+    }
+
+    fn admit(&self, job: Job) -> Waiting<Job> {
+        Waiting::new(job, |job| &job.change, |key| self.machine_of(key))
     }
 
     fn machine_of(&self, key: KeyId) -> Option<MachineId> {
@@ -188,8 +206,8 @@ impl Desk {
 }
 
 /// Takes in what came meanwhile. What there is no room for stays in the queue, which refuses once it is full, too.
-fn take_in<J>(waiting: &mut VecDeque<J>, jobs: &Receiver<J>) {
-    waiting.extend(jobs.try_iter().take(WAITING.saturating_sub(waiting.len())));
+fn take_in<J, W>(waiting: &mut VecDeque<W>, jobs: &Receiver<J>, admit: impl FnMut(J) -> W) {
+    waiting.extend(jobs.try_iter().take(WAITING.saturating_sub(waiting.len())).map(admit));
 }
 
 #[cfg(test)]
@@ -295,7 +313,7 @@ mod tests {
         let (queue, jobs) = sync_channel(WAITING);
         let mut waiting = VecDeque::new();
         let taken = (0..10 * WAITING).filter(|job| {
-            take_in(&mut waiting, &jobs);
+            take_in(&mut waiting, &jobs, |job| job);
             queue.try_send(*job).is_ok()
         });
         assert_eq!(taken.count(), 2 * WAITING);

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::sums::{KeyUsage, LastUse, VerdictCounts};
-use crate::model::{BucketOwner, CalendarCounter, CalendarCounters, KeyId, MachineId, OperatorId, Timestamp, Verdict};
+use crate::model::{BucketOwner, CalendarCounter, CalendarCounters, KeyId, MachineId, OperatorId, Timestamp, ValueMark, Verdict};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
@@ -18,18 +18,25 @@ pub(super) enum Entry {
     Operator(OperatorId, LastUse),
 }
 
+/// A key whose values were not told apart, as version 0.1.0 wrote all of them.
 const KEY: u8 = 1;
 const WITHOUT_KEY: u8 = 2;
 const MACHINE_COUNTERS: u8 = 3;
 const KEY_COUNTERS: u8 = 4;
 const OPERATOR: u8 = 5;
+/// A key with the last uses of two of its values.
+const KEY_VALUES: u8 = 6;
+
+/// Added to the kind of address of a use whose value is known.
+const MARKED: u8 = 0x10;
 
 pub(super) fn write_key(out: &mut Vec<u8>, id: KeyId, usage: &KeyUsage) {
-    out.push(KEY);
+    let plain = usage.uses().all(|last| last.value.is_none()) && usage.other_used.is_none();
+    out.push(if plain { KEY } else { KEY_VALUES });
     out.extend_from_slice(&id.as_u128().to_be_bytes());
-    match &usage.last_used {
-        None => out.push(0),
-        Some(last) => write_last_use(out, last),
+    write_use(out, usage.last_used.as_ref());
+    if !plain {
+        write_use(out, usage.other_used.as_deref());
     }
     match usage.last_refused {
         None => out.push(0),
@@ -41,25 +48,30 @@ pub(super) fn write_key(out: &mut Vec<u8>, id: KeyId, usage: &KeyUsage) {
     write_counts(out, &usage.calls);
 }
 
-/// The version of the address says that there is one.
-fn write_last_use(out: &mut Vec<u8>, last: &LastUse) {
-    match last.from {
-        IpAddr::V4(v4) => {
-            out.push(4);
-            out.extend_from_slice(&v4.octets());
-        }
-        IpAddr::V6(v6) => {
-            out.push(6);
-            out.extend_from_slice(&v6.octets());
-        }
-    }
-    write_signed(out, last.at.0);
-}
-
 pub(super) fn write_operator(out: &mut Vec<u8>, id: OperatorId, last: &LastUse) {
     out.push(OPERATOR);
     out.extend_from_slice(&id.as_u128().to_be_bytes());
-    write_last_use(out, last);
+    write_use(out, Some(last));
+}
+
+/// The version of the address says that there is one.
+fn write_use(out: &mut Vec<u8>, last: Option<&LastUse>) {
+    let Some(LastUse { at, from, value }) = last else { return out.push(0) };
+    let marked = if value.is_some() { MARKED } else { 0 };
+    match from {
+        IpAddr::V4(v4) => {
+            out.push(4 | marked);
+            out.extend_from_slice(&v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            out.push(6 | marked);
+            out.extend_from_slice(&v6.octets());
+        }
+    }
+    if let Some(ValueMark(mark)) = value {
+        out.extend_from_slice(&mark.to_be_bytes());
+    }
+    write_signed(out, at.0);
 }
 
 pub(super) fn write_without_key(out: &mut Vec<u8>, counts: &VerdictCounts) {
@@ -113,18 +125,19 @@ pub(super) fn read_all(mut bytes: &[u8]) -> Option<Vec<Entry>> {
 
 fn read(from: &mut &[u8]) -> Option<Entry> {
     match take::<1>(from)? {
-        [KEY] => {
+        [tag @ (KEY | KEY_VALUES)] => {
             let id = KeyId::from_u128(u128::from_be_bytes(take(from)?));
-            let last_used = read_last_use(from)?;
+            let last_used = read_use(from)?;
+            let other_used = if tag == KEY_VALUES { read_use(from)?.map(Box::new) } else { None };
             let last_refused = match take::<1>(from)? {
                 [0] => None,
                 [1] => Some(Timestamp(read_signed(from)?)),
                 _ => return None,
             };
-            Some(Entry::Key(id, KeyUsage { last_used, last_refused, calls: read_counts(from)? }))
+            Some(Entry::Key(id, KeyUsage { last_used, other_used, last_refused, calls: read_counts(from)? }))
         }
         [WITHOUT_KEY] => Some(Entry::WithoutKey(read_counts(from)?)),
-        [OPERATOR] => Some(Entry::Operator(OperatorId::from_u128(u128::from_be_bytes(take(from)?)), read_last_use(from)??)),
+        [OPERATOR] => Some(Entry::Operator(OperatorId::from_u128(u128::from_be_bytes(take(from)?)), read_use(from)??)),
         [tag @ (MACHINE_COUNTERS | KEY_COUNTERS)] => {
             let id = u128::from_be_bytes(take(from)?);
             let owner = match tag {
@@ -137,14 +150,16 @@ fn read(from: &mut &[u8]) -> Option<Entry> {
     }
 }
 
-fn read_last_use(from: &mut &[u8]) -> Option<Option<LastUse>> {
-    let ip = match take::<1>(from)? {
-        [0] => return Some(None),
-        [4] => IpAddr::V4(Ipv4Addr::from(take::<4>(from)?)),
-        [6] => IpAddr::V6(Ipv6Addr::from(take::<16>(from)?)),
+fn read_use(from: &mut &[u8]) -> Option<Option<LastUse>> {
+    let [kind] = take::<1>(from)?;
+    let ip = match kind & !MARKED {
+        0 if kind == 0 => return Some(None),
+        4 => IpAddr::V4(Ipv4Addr::from(take::<4>(from)?)),
+        6 => IpAddr::V6(Ipv6Addr::from(take::<16>(from)?)),
         _ => return None,
     };
-    Some(Some(LastUse { at: Timestamp(read_signed(from)?), from: ip }))
+    let value = if kind & MARKED != 0 { Some(ValueMark(u32::from_be_bytes(take(from)?))) } else { None };
+    Some(Some(LastUse { at: Timestamp(read_signed(from)?), from: ip, value }))
 }
 
 fn read_counter(from: &mut &[u8]) -> Option<CalendarCounter> {
@@ -203,16 +218,21 @@ mod tests {
     }
 
     fn entry() -> impl Strategy<Value = Entry> {
-        let usage = (prop::option::of((any::<i64>(), any::<IpAddr>())), prop::option::of(any::<i64>()), counts());
+        let used = || {
+            let used = (any::<i64>(), any::<IpAddr>(), prop::option::of(any::<u32>()));
+            let used = used.prop_map(|(at, from, value)| LastUse { at: Timestamp(at), from, value: value.map(ValueMark) });
+            prop::option::of(used)
+        };
+        let usage = (used(), used(), prop::option::of(any::<i64>()), counts());
         let counter = (any::<i32>(), any::<u32>()).prop_map(|(period, used)| CalendarCounter { period, used });
         prop_oneof![
-            (any::<u128>(), usage).prop_map(|(id, (used, refused, calls))| {
-                let last_used = used.map(|(at, from)| LastUse { at: Timestamp(at), from });
-                Entry::Key(KeyId::from_u128(id), KeyUsage { last_used, last_refused: refused.map(Timestamp), calls })
+            (any::<u128>(), usage).prop_map(|(id, (last_used, other, refused, calls))| {
+                let other_used = other.map(Box::new);
+                Entry::Key(KeyId::from_u128(id), KeyUsage { last_used, other_used, last_refused: refused.map(Timestamp), calls })
             }),
             counts().prop_map(Entry::WithoutKey),
             (any::<u128>(), any::<i64>(), any::<IpAddr>())
-                .prop_map(|(id, at, from)| Entry::Operator(OperatorId::from_u128(id), LastUse { at: Timestamp(at), from })),
+                .prop_map(|(id, at, from)| Entry::Operator(OperatorId::from_u128(id), LastUse { at: Timestamp(at), from, value: None })),
             (any::<bool>(), any::<u128>(), counter.clone(), counter).prop_map(|(of_key, id, day, month)| {
                 let owner = if of_key { BucketOwner::Key(KeyId::from_u128(id)) } else { BucketOwner::Machine(MachineId::from_u128(id)) };
                 Entry::Counters(owner, CalendarCounters { day, month })
@@ -250,6 +270,18 @@ mod tests {
         fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = read_all(&bytes);
         }
+    }
+
+    #[test]
+    fn a_key_of_version_0_1_0_is_read() {
+        let mut bytes = vec![KEY];
+        bytes.extend_from_slice(&7u128.to_be_bytes());
+        bytes.extend_from_slice(&[4, 192, 0, 2, 1, 100, 0, 0]);
+        let last_used = LastUse { at: Timestamp(50), from: "192.0.2.1".parse().unwrap(), value: None };
+        let usage = KeyUsage { last_used: Some(last_used), ..KeyUsage::default() };
+        let entry = Entry::Key(KeyId::from_u128(7), usage);
+        assert_eq!(read_all(&bytes), Some(vec![entry.clone()]));
+        assert_eq!(written(&[entry]), bytes, "and is left as it is until the key is used again");
     }
 
     #[test]

@@ -44,6 +44,11 @@ pub(super) struct Log {
 }
 
 impl Log {
+    /// Whether there is one in `dir`.
+    pub fn is_in(dir: &Path) -> bool {
+        dir.join(NAME).exists()
+    }
+
     /// Opens the log in `dir`, makes both where they do not exist, and hands every intact entry to `each`, in order.
     /// Answers how many bytes were damaged, a torn end not counted.
     pub fn open(dir: &Path, each: &mut dyn FnMut(Entry)) -> Result<(Log, u64), UsageError> {

@@ -60,7 +60,7 @@ mod tests {
     use crate::model::Timestamp;
 
     fn used(at: i64) -> LastUse {
-        LastUse { at: Timestamp(at), from: "2001:db8::7".parse().unwrap() }
+        LastUse { at: Timestamp(at), from: "2001:db8::7".parse().unwrap(), value: None }
     }
 
     #[test]

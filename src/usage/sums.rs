@@ -3,13 +3,15 @@
 use std::net::IpAddr;
 
 use crate::model::call::Record;
-use crate::model::{Timestamp, Verdict};
+use crate::model::{Timestamp, ValueMark, Verdict};
 
-/// When and from where a key was last let in.
+/// When, from where and with which of its values a key was last let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastUse {
     pub at: Timestamp,
     pub from: IpAddr,
+    /// `None` where it was noted by a version that did not tell values apart.
+    pub value: Option<ValueMark>,
 }
 
 /// What one key did.
@@ -17,6 +19,8 @@ pub struct LastUse {
 pub struct KeyUsage {
     /// The last call that was admitted, whatever became of it upstream.
     pub last_used: Option<LastUse>,
+    /// The last one with another value than that: at most two values of a key count at a time. Most keys have none.
+    pub(super) other_used: Option<Box<LastUse>>,
     /// The last call that was turned away.
     pub last_refused: Option<Timestamp>,
     pub calls: VerdictCounts,
@@ -26,25 +30,46 @@ impl KeyUsage {
     pub(super) fn record(&mut self, record: &Record) {
         let at = record.began.wall;
         if record.admitted {
-            self.used(LastUse { at, from: record.client.0 });
+            self.used(LastUse { at, from: record.client.0, value: record.caller.as_ref().map(|caller| caller.value) });
         } else {
             self.last_refused = self.last_refused.max(Some(at));
         }
         self.calls.add(record.verdict, 1);
     }
 
-    /// Adds what `later` counted; of the two last uses the later one stays.
+    /// The last use of each of the two values that were used last, the later one first.
+    pub fn uses(&self) -> impl Iterator<Item = LastUse> + '_ {
+        self.last_used.into_iter().chain(self.other_used.as_deref().copied())
+    }
+
+    /// Adds what `later` counted; of two last uses of one value the later one stays.
     pub(super) fn absorb(&mut self, later: &KeyUsage) {
-        if let Some(last) = later.last_used {
-            self.used(last);
-        }
+        later.uses().for_each(|last| self.used(last));
         self.last_refused = self.last_refused.max(later.last_refused);
         self.calls.absorb(&later.calls);
     }
 
     fn used(&mut self, last: LastUse) {
-        if self.last_used.is_none_or(|known| known.at <= last.at) {
-            self.last_used = Some(last);
+        match self.last_used {
+            Some(known) if known.at > last.at => {
+                if known.value != last.value && self.other_used.as_ref().is_none_or(|other| other.at <= last.at) {
+                    self.set_other(last);
+                }
+            }
+            known => {
+                self.last_used = Some(last);
+                if let Some(known) = known.filter(|known| known.value != last.value) {
+                    self.set_other(known);
+                }
+            }
+        }
+    }
+
+    /// In the room that is there: two values used in turn must not cost an allocation a call.
+    fn set_other(&mut self, last: LastUse) {
+        match &mut self.other_used {
+            Some(other) => **other = last,
+            None => self.other_used = Some(Box::new(last)),
         }
     }
 }
@@ -123,14 +148,32 @@ mod tests {
     #[test]
     fn the_later_use_stays_whichever_is_added_first() {
         let usage = |at: i64, from: &str, refused: Option<i64>| KeyUsage {
-            last_used: Some(LastUse { at: Timestamp(at), from: from.parse().unwrap() }),
+            last_used: Some(LastUse { at: Timestamp(at), from: from.parse().unwrap(), value: None }),
             last_refused: refused.map(Timestamp),
-            calls: VerdictCounts::default(),
+            ..KeyUsage::default()
         };
         let (early, late) = (usage(1, "192.0.2.1", Some(9)), usage(5, "192.0.2.2", None));
         for (mut first, second) in [(early.clone(), late.clone()), (late, early)] {
             first.absorb(&second);
             assert_eq!(first, usage(5, "192.0.2.2", Some(9)));
+        }
+    }
+
+    #[test]
+    fn each_of_two_values_keeps_its_last_use_in_whatever_order_they_come() {
+        let used = |at: i64, value: u32| LastUse { at: Timestamp(at), from: "192.0.2.1".parse().unwrap(), value: Some(ValueMark(value)) };
+        let orders = [[(1, 1), (2, 2), (3, 1)], [(3, 1), (1, 1), (2, 2)], [(2, 2), (3, 1), (1, 1)], [(3, 1), (2, 2), (1, 1)]];
+        for order in orders {
+            let mut one_by_one = KeyUsage::default();
+            let mut added_up = KeyUsage::default();
+            for (at, value) in order {
+                one_by_one.used(used(at, value));
+                let mut page = KeyUsage::default();
+                page.used(used(at, value));
+                added_up.absorb(&page);
+            }
+            assert_eq!(one_by_one.uses().collect::<Vec<_>>(), [used(3, 1), used(2, 2)], "{order:?}");
+            assert_eq!(added_up, one_by_one, "{order:?}");
         }
     }
 }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::model::call::{Caller, ClientIp, PeerIp, Record, RequestId};
-use crate::model::{CalendarCounter, Code, MachineId, Moment, Tick, Timestamp, Verdict};
+use crate::model::{CalendarCounter, Code, MachineId, Moment, Tick, Timestamp, ValueMark, Verdict};
 
 const OK: Verdict = Verdict::Ok;
 const LIMITED: Verdict = Verdict::Refused(Code::RateLimited);
@@ -27,7 +27,12 @@ fn record(key: Option<u128>, verdict: Verdict, admitted: bool, at: i64) -> Recor
         client: ClientIp(ip),
         method: Method::GET,
         route: None,
-        caller: key.map(|key| Caller { key: KeyId::from_u128(key), machine: MachineId::from_u128(9), old_value: false }),
+        caller: key.map(|key| Caller {
+            key: KeyId::from_u128(key),
+            machine: MachineId::from_u128(9),
+            old_value: false,
+            value: ValueMark(1),
+        }),
         admitted,
         verdict,
         status: 200,
@@ -90,7 +95,7 @@ fn a_key_shows_its_last_use_and_its_calls() {
     two.record(&record(None, Verdict::Refused(Code::KeyMissing), false, 80));
 
     let key = usage.of_key(KeyId::from_u128(1));
-    assert_eq!(key.last_used, Some(LastUse { at: Timestamp(50), from: "2001:db8::7".parse().unwrap() }));
+    assert_eq!(key.last_used, Some(LastUse { at: Timestamp(50), from: "2001:db8::7".parse().unwrap(), value: Some(ValueMark(1)) }));
     assert_eq!(key.last_refused, Some(Timestamp(60)));
     assert_eq!((key.calls.of(OK), key.calls.of(LIMITED), key.calls.total()), (1, 1, 3));
     let only_refused = usage.of_key(KeyId::from_u128(2));

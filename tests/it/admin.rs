@@ -476,7 +476,8 @@ fn what_is_probably_a_mistake_is_accepted_with_a_warning() {
     let expected = [("label_vague", "/label"), ("permission_not_held", "/permissions"), ("expires_in_past", "/expires_at")];
     assert_eq!(of(&made), expected.map(|(code, pointer)| (code.to_owned(), pointer.to_owned())));
     for (warning, words) in made["warnings"].as_array().unwrap().iter().zip(["system", "config:write", "past"]) {
-        assert!(text(&warning["message"]).contains(words), "{warning}");
+        assert!(text(&warning["message"]["en"]).contains(words), "{warning}");
+        assert!(!text(&warning["message"]["fr"]).is_empty(), "{warning}");
     }
     assert_eq!((&made["status"], &made["effective_permissions"]), (&json!("expired"), &json!(["sensors:read"])));
     let better = json!({"label": "prod - billing v1", "permissions": ["sensors:read"], "expires_at": null});

@@ -21,6 +21,7 @@ mod formats;
 mod framing;
 mod headers;
 mod image;
+mod keys;
 mod lifecycle;
 mod limits;
 mod next_request;

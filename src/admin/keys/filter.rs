@@ -14,6 +14,8 @@ pub struct Filter {
     label: Option<String>,
     /// In lower case; matches anywhere in label, description or hint.
     search: Option<String>,
+    /// Judged apart: it takes the key's use.
+    pub idle: Option<bool>,
 }
 
 const STATUSES: [KeyStatus; 4] = [KeyStatus::Revoked, KeyStatus::Inactive, KeyStatus::Expired, KeyStatus::Active];
@@ -27,6 +29,7 @@ impl Filter {
             environment: params.optional("environment", |text| values::environment(text.into())),
             label: params.optional("label", Ok),
             search: params.optional("search", |text| Ok(text.to_lowercase())),
+            idle: params.optional("idle", |text| text.parse().map_err(|_| "must be true or false".into())),
         }
     }
 

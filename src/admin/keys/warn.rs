@@ -1,6 +1,6 @@
 //! What is accepted although it is probably not what was meant.
 
-use super::super::wire::Warning;
+use super::super::wire::{Message, Warning};
 use crate::model::key::is_vague;
 use crate::model::{Key, Machine, PermissionName, Timestamp};
 
@@ -11,27 +11,41 @@ pub fn about(key: &Key, machine: Option<&Machine>, now: Timestamp) -> Vec<Warnin
 }
 
 fn vague(key: &Key) -> Option<Warning> {
-    let message = format!(
-        "the label {:?} will not tell this key from the next one; a good label names environment, system and version, \
-         for example \"Production - Billing v2\"",
-        key.label
-    );
-    is_vague(&key.label).then(|| warning("label_vague", "/label", message))
+    let message = || Message {
+        fr: format!(
+            "le libellé « {} » ne distinguera pas cette clé de la suivante ; un bon libellé nomme l'environnement, le système et la \
+             version, par exemple « Production - Facturation v2 »",
+            key.label
+        ),
+        en: format!(
+            "the label {:?} will not tell this key from the next one; a good label names environment, system and version, \
+             for example \"Production - Billing v2\"",
+            key.label
+        ),
+    };
+    is_vague(&key.label).then(|| warning("label_vague", "/label", message()))
 }
 
 fn not_held(key: &Key, machine: &Machine) -> Vec<Warning> {
     let named = key.permissions.iter().flat_map(|set| set.names()).filter_map(PermissionName::parse);
     let lacking = named.filter(|name| !machine.permissions.grants(name));
-    let message = |name| format!("the machine does not hold {name}, so the key does not either until the machine is granted it");
+    let message = |name| Message {
+        fr: format!("la machine n'a pas la permission {name} : la clé ne l'aura pas non plus tant que la machine ne l'a pas reçue"),
+        en: format!("the machine does not hold {name}, so the key does not either until the machine is granted it"),
+    };
     lacking.map(|name| warning("permission_not_held", "/permissions", message(name))).collect()
 }
 
 fn past(key: &Key, now: Timestamp) -> Option<Warning> {
     let at = key.expires_at.filter(|at| *at <= now)?;
-    Some(warning("expires_in_past", "/expires_at", format!("{at} is past: the key is refused as expired")))
+    let message = Message {
+        fr: format!("{at} est passé : la clé est refusée comme expirée"),
+        en: format!("{at} is past: the key is refused as expired"),
+    };
+    Some(warning("expires_in_past", "/expires_at", message))
 }
 
-fn warning(code: &str, pointer: &str, message: String) -> Warning {
+fn warning(code: &str, pointer: &str, message: Message) -> Warning {
     Warning { code: code.to_owned(), pointer: pointer.to_owned(), message }
 }
 

@@ -6,8 +6,11 @@ use crate::admin::wire::{KeyView, OldValueView};
 use crate::model::Timestamp;
 
 pub fn table(keys: &[KeyView], now: Timestamp) -> Table {
-    let mut table = Table::new(&["ID", "MACHINE", "LABEL", "ENV", "STATUS", "EXPIRES", "LAST USED"]);
-    for key in keys {
+    let notes: Vec<String> = keys.iter().map(|key| note(key, now)).collect();
+    let mut headings = vec!["ID", "MACHINE", "LABEL", "ENV", "STATUS", "EXPIRES", "LAST USED"];
+    headings.extend(notes.iter().any(|note| !note.is_empty()).then_some("NOTE"));
+    let mut table = Table::new(&headings);
+    for (key, note) in keys.iter().zip(notes) {
         table.row([
             key.id.clone(),
             key.machine_name.clone(),
@@ -16,13 +19,29 @@ pub fn table(keys: &[KeyView], now: Timestamp) -> Table {
             key.status.clone(),
             relative(key.expires_at.as_deref(), "never", now),
             relative(key.last_used_at.as_deref(), "never", now),
+            note,
         ]);
     }
     table
 }
 
+/// What somebody should look at; mostly nothing.
+fn note(key: &KeyView, now: Timestamp) -> String {
+    let idle = key.idle.then(|| format!("idle since {}", relative(Some(&key.idle_since), "", now)));
+    let old = key.old_values.iter().find(|old| old.counts).map(|old| format!("old value {}", use_of(old, now)));
+    idle.into_iter().chain(old).collect::<Vec<_>>().join("; ")
+}
+
+fn use_of(old: &OldValueView, now: Timestamp) -> String {
+    let used = match &old.last_used_at {
+        Some(at) => format!("last used {}", relative(Some(at), "", now)),
+        None => "not used since".to_owned(),
+    };
+    if old.safe_to_end { used + ", safe to end" } else { used }
+}
+
 pub fn details(key: &KeyView, now: Timestamp) -> String {
-    let old = |old: &OldValueView| ("Old value", replaced(old, key.status == "active", now));
+    let old = |old: &OldValueView| ("Old value", replaced(old, now));
     let mut lines = vec![
         ("Id", key.id.clone()),
         ("Machine", format!("{} ({})", key.machine_name, key.machine_id)),
@@ -40,6 +59,7 @@ pub fn details(key: &KeyView, now: Timestamp) -> String {
         ("Last used", last_used(key, now)),
         ("Last refused", with_date(key.last_refused_at.as_deref(), now)),
     ];
+    lines.extend(key.idle.then(|| ("Idle", format!("since {}", with_date(Some(&key.idle_since), now)))));
     lines.extend(key.old_values.iter().map(old));
     card(&lines)
 }
@@ -63,10 +83,8 @@ fn last_used(key: &KeyView, now: Timestamp) -> String {
     with_date(key.last_used_at.as_deref(), now) + &from
 }
 
-/// `admitted`: whether the key itself is let in; if it is not, its old values are not either.
-fn replaced(old: &OldValueView, admitted: bool, now: Timestamp) -> String {
-    let counts = admitted && Timestamp::parse(&old.counts_until).is_some_and(|until| until > now);
-    let end = if counts { format!(", counts until {}", old.counts_until) } else { String::new() };
+fn replaced(old: &OldValueView, now: Timestamp) -> String {
+    let end = if old.counts { format!(", counts until {}, {}", old.counts_until, use_of(old, now)) } else { String::new() };
     format!("{}, replaced {}{end}", old.hint, relative(Some(&old.replaced_at), "", now))
 }
 
@@ -81,13 +99,20 @@ mod tests {
             "environment": "prod", "hint": "pk_prod_…x7Qa", "permissions": ["a", "b"], "effective_permissions": ["a"],
             "organizations": null, "tier": null, "allowed_ips": null, "expires_at": "2027-01-27T08:00:00.000Z", "status": "active",
             "created_at": "2027-01-15T07:00:00.000Z", "created_by": "socket:root", "last_used_at": "2027-01-15T07:57:00.000Z",
-            "last_used_ip": "192.0.2.7", "last_refused_at": null, "exposed_at": null,
-            "old_values": [
-                {"hint": "pk_prod_…aaaa", "replaced_at": "2027-01-15T07:59:00.000Z", "counts_until": "2027-01-16T07:59:00.000Z"},
-                {"hint": "pk_prod_…bbbb", "replaced_at": "2027-01-15T07:58:00.000Z", "counts_until": "2027-01-15T07:58:00.000Z"},
-            ],
+            "last_used_ip": "192.0.2.7", "value_last_used_at": "2027-01-15T07:57:00.000Z", "value_last_used_ip": "192.0.2.7",
+            "last_refused_at": null, "exposed_at": null, "idle_since": "2027-01-15T07:57:00.000Z", "idle": false, "old_values": [],
         }))
         .unwrap()
+    }
+
+    fn rotated() -> KeyView {
+        let old_values = serde_json::from_value(json!([
+            {"hint": "pk_prod_…aaaa", "replaced_at": "2027-01-11T08:00:00.000Z", "counts_until": "2027-01-18T08:00:00.000Z", "counts": true,
+             "last_used_at": "2027-01-12T08:00:00.000Z", "last_used_ip": "192.0.2.7", "safe_to_end": true},
+            {"hint": "pk_prod_…bbbb", "replaced_at": "2027-01-01T08:00:00.000Z", "counts_until": "2027-01-01T08:00:00.000Z", "counts": false,
+             "last_used_at": null, "last_used_ip": null, "safe_to_end": false},
+        ]));
+        KeyView { old_values: old_values.unwrap(), ..key() }
     }
 
     fn now() -> Timestamp {
@@ -99,22 +124,27 @@ mod tests {
         let expected = "ID     MACHINE      LABEL                     ENV   STATUS  EXPIRES     LAST USED\n\
                         key_1  Facturation  Production - Facturation  prod  active  in 12 days  3 min ago\n";
         assert_eq!(table(&[key()], now()).or("no keys"), expected);
-        let text = details(&key(), now());
+        let text = details(&rotated(), now());
         for line in [
             "Permissions    a (the key names a, b; what the machine holds as well counts)\n",
             "Last used      3 min ago (2027-01-15T07:57:00.000Z) from 192.0.2.7\n",
             "Last refused   never\n",
-            "Old value      pk_prod_…aaaa, replaced 1 min ago, counts until 2027-01-16T07:59:00.000Z\n",
-            "Old value      pk_prod_…bbbb, replaced 2 min ago\n",
+            "Old value      pk_prod_…aaaa, replaced 4 days ago, counts until 2027-01-18T08:00:00.000Z, last used 3 days ago, safe to end\n",
+            "Old value      pk_prod_…bbbb, replaced 14 days ago\n",
         ] {
             assert!(text.contains(line), "{line}{text}");
         }
     }
 
     #[test]
-    fn the_old_value_of_a_key_that_is_refused_is_not_said_to_count() {
-        let text = details(&KeyView { status: "revoked".into(), ..key() }, now());
-        assert!(text.contains("pk_prod_…aaaa, replaced 1 min ago\n"), "{text}");
+    fn the_list_says_what_to_look_at() {
+        let text = table(&[key(), rotated()], now()).or("");
+        let mut lines = text.lines();
+        assert!(lines.next().is_some_and(|headings| headings.ends_with("NOTE")), "{text}");
+        assert!(lines.next().is_some_and(|line| line.ends_with("3 min ago")), "{text}");
+        assert!(lines.next().is_some_and(|line| line.ends_with("  old value last used 3 days ago, safe to end")), "{text}");
+        let idle = KeyView { idle: true, idle_since: "2026-11-15T08:00:00.000Z".into(), ..key() };
+        assert!(table(&[idle], now()).or("").ends_with("idle since 61 days ago\n"));
     }
 
     #[test]

@@ -200,7 +200,7 @@ mod tests {
 
     use super::*;
     use crate::model::call::{Caller, ClientIp, PeerIp, RequestId};
-    use crate::model::{Code, KeyId, MachineId, Moment, Tick, Verdict};
+    use crate::model::{Code, KeyId, MachineId, Moment, Tick, ValueMark, Verdict};
 
     fn record() -> Record {
         let at = |millis: u64| Moment { tick: Tick(millis * 1_000_000), wall: Timestamp(1_800_000_000_123 + millis as i64) };
@@ -213,7 +213,7 @@ mod tests {
             client: ClientIp(ip),
             method: Method::GET,
             route: Some(0),
-            caller: Some(Caller { key: KeyId::from_u128(1), machine: MachineId::from_u128(2), old_value: false }),
+            caller: Some(Caller { key: KeyId::from_u128(1), machine: MachineId::from_u128(2), old_value: false, value: ValueMark(1) }),
             admitted: true,
             verdict: Verdict::Ok,
             status: 200,

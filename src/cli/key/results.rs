@@ -1,0 +1,172 @@
+//! What became of the lines of a bulk creation: a JSON object a line, in a file that only its owner reads, or on standard output.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::super::failure::{Failure, Outcome};
+use super::super::output;
+use crate::admin::wire::{BulkItem, FieldError, KeyChanged, Warning};
+
+/// One line's outcome: `id` and `secret`, or `code` and `detail`. It may hold a value, so it can be neither printed nor cloned by accident.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Row {
+    /// Of the input, from 1.
+    line: u64,
+    label: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    environment: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<Warning>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldError>,
+}
+
+impl Row {
+    pub fn of(line: u64, label: &str, item: BulkItem) -> Row {
+        match (item.key, item.problem) {
+            (Some(KeyChanged { key, secret, warnings }), _) => Row {
+                line,
+                label: key.label,
+                id: Some(key.id),
+                machine_id: Some(key.machine_id),
+                environment: Some(key.environment),
+                secret,
+                warnings,
+                ..Row::default()
+            },
+            (None, Some(problem)) => Row { errors: problem.errors, ..Row::refused(line, label, &problem.code, problem.detail) },
+            (None, None) => Row::refused(line, label, "internal_error", "the gateway did not say what became of it".to_owned()),
+        }
+    }
+
+    pub fn refused(line: u64, label: &str, code: &str, detail: String) -> Row {
+        Row { line, label: label.to_owned(), code: Some(code.to_owned()), detail: Some(detail), ..Row::default() }
+    }
+
+    pub fn is_made(&self) -> bool {
+        self.id.is_some()
+    }
+}
+
+/// What every result begins with.
+const BEGINNING: &[u8] = b"{\"line\":";
+
+/// Where outcomes are written, and what an earlier run wrote there.
+pub struct Results {
+    /// `None` = standard output.
+    file: Option<(File, String)>,
+    /// The labels of keys that were made, by line.
+    made: HashMap<u64, String>,
+    /// The highest line of which something is known; `None` when this is the first run.
+    known: Option<u64>,
+}
+
+impl Results {
+    /// Makes the file, or reads what an earlier run left in it. A last line that was torn is cut off.
+    pub fn open(path: Option<&Path>) -> Result<Results, Failure> {
+        let Some(path) = path else { return Ok(Results { file: None, made: HashMap::new(), known: None }) };
+        let name = path.display().to_string();
+        let failed = |error| Failure::Refused(format!("cannot use {name} for the results: {error}"));
+        let existed = path.exists();
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map_err(failed)?;
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let torn = &text[whole..];
+        if !torn.starts_with(BEGINNING) && !BEGINNING.starts_with(torn) {
+            return Err(Failure::Usage(format!("{name} is no file of results; name another --output-file")));
+        }
+        let (mut made, mut known) = (HashMap::new(), existed.then_some(0));
+        for (place, line) in text[..whole].split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
+            let row: Row = serde_json::from_slice(line).ok().filter(|row: &Row| row.line > 0).ok_or_else(|| {
+                Failure::Usage(format!("{name}:{}: is no result of an earlier run; name another --output-file", place + 1))
+            })?;
+            known = known.max(Some(row.line));
+            if row.is_made() {
+                made.insert(row.line, row.label);
+            }
+        }
+        file.set_len(whole as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
+        Ok(Results { file: Some((file, name)), made, known })
+    }
+
+    /// The label of the key that an earlier run made of this line.
+    pub fn made(&self, line: u64) -> Option<&str> {
+        self.made.get(&line).map(String::as_str)
+    }
+
+    /// Whether an earlier run may have asked for this line without reading the answer.
+    pub fn may_lack(&self, line: u64) -> bool {
+        self.known.is_some_and(|known| line > known)
+    }
+
+    /// Writes outcomes, and waits until the disk has them: the values cannot be had again.
+    pub fn write(&mut self, rows: &[Row]) -> Outcome {
+        let mut text = String::new();
+        for row in rows {
+            let line = serde_json::to_string(row).map_err(|error| Failure::Refused(format!("cannot be written as JSON: {error}")))?;
+            text.push_str(&line);
+            text.push('\n');
+        }
+        match &mut self.file {
+            None => output::print_once(&text),
+            Some((file, name)) => file.write_all(text.as_bytes()).and_then(|()| file.sync_data()).map_err(|error| {
+                let lost = rows.iter().filter_map(|row| row.id.as_deref()).collect::<Vec<_>>().join(", ");
+                Failure::Refused(format!("cannot write to {name}: {error}; regenerate the keys whose values were lost: {lost}"))
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(line: u64, label: &str) -> Row {
+        Row { line, label: label.into(), id: Some("key_1".into()), secret: Some("pk_prod_x".into()), ..Row::default() }
+    }
+
+    #[test]
+    fn what_an_earlier_run_wrote_is_found_and_a_torn_line_is_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.ndjson");
+        let mut first = Results::open(Some(&path)).unwrap();
+        assert!(!first.may_lack(1), "nobody asked before");
+        first.write(&[made(1, "one"), Row::refused(2, "two", "invalid", "x".into())]).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [&whole[..], b"{\"line\":3,\"lab"].concat()).unwrap();
+        let mut second = Results::open(Some(&path)).unwrap();
+        assert_eq!((second.made(1), second.made(2), second.made(3)), (Some("one"), None, None));
+        assert!(!second.may_lack(2) && second.may_lack(3));
+        second.write(&[made(3, "three")]).unwrap();
+        assert_eq!(Results::open(Some(&path)).unwrap().made(3), Some("three"));
+    }
+
+    #[test]
+    fn a_file_that_is_something_else_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notes.txt");
+        std::fs::write(&path, "my notes\n").unwrap();
+        assert!(matches!(Results::open(Some(&path)), Err(Failure::Usage(text)) if text.contains("notes.txt:1")));
+        assert_eq!(std::fs::read(&path).unwrap(), b"my notes\n");
+        std::fs::write(&path, "my notes").unwrap();
+        assert!(Results::open(Some(&path)).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"my notes");
+    }
+}
