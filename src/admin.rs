@@ -3,7 +3,7 @@
 //! A request comes in by one of three doors ([`listen`]): the Unix socket, where the kernel says who is there and every
 //! right is held; the loopback listener, where an operator's token says who is there and which rights they hold; and the telemetry
 //! listener, which has `/livez`, `/readyz` and `/metrics` and nothing else. Handlers are grouped by noun: [`machines`], [`keys`],
-//! [`journal`], [`catalogue`]. What they take is read by [`fields`] and [`values`], what they give is in [`wire`], which the
+//! [`journal`], [`catalogue`], [`usage`], [`settings`]. What each of them takes and gives is told by [`openapi`]. What they take is read by [`fields`] and [`values`], what they give is in [`wire`], which the
 //! CLI reads too. Every change goes to the registry; nothing here writes to the store.
 
 mod answer;
@@ -11,12 +11,16 @@ mod catalogue;
 mod door;
 mod fields;
 mod health;
+mod idempotency;
 mod journal;
 mod keys;
 mod listen;
 mod machines;
+mod openapi;
 mod page;
 mod problem;
+mod revision;
+mod settings;
 mod usage;
 mod values;
 pub mod wire;
@@ -37,9 +41,11 @@ use crate::store::{Store, StoreError};
 pub use catalogue::{Catalogue, Label, PermissionInfo, RouteInfo, TierInfo};
 pub use door::Door;
 pub use health::Readiness;
+pub use idempotency::Repeats;
 pub use listen::{AdminSocket, BindError, Listeners, serve};
+pub use openapi::text as openapi;
 pub use problem::{Code, Problem};
-pub use usage::KeyUse;
+pub use usage::{KeyUse, Totals};
 
 /// The longest body a request may have, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
@@ -52,6 +58,10 @@ pub struct Admin {
     pub catalogue: Catalogue,
     /// What is known of a key's use, as of now.
     pub usage: Arc<dyn Fn(KeyId) -> KeyUse + Send + Sync>,
+    /// What is known of all calls, as of now.
+    pub totals: Arc<dyn Fn() -> Totals + Send + Sync>,
+    /// What was done under a name that its requester gave.
+    pub repeats: Repeats,
     /// Whether the gateway can do its work.
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// The text of `/metrics`, in Prometheus' exposition format 0.0.4.
@@ -75,7 +85,7 @@ impl Admin {
 
 /// Every endpoint below `/v1`: what is asked, by which method, and the right that it takes.
 fn endpoints() -> Vec<Endpoint> {
-    use Right::{MachinesRead, MachinesWrite};
+    use Right::{MachinesRead, MachinesWrite, PlatformConfigure};
     vec![
         Endpoint::new(Method::GET, "/machines", MachinesRead, get(machines::list)),
         Endpoint::new(Method::POST, "/machines", MachinesWrite, post(machines::create)),
@@ -96,6 +106,9 @@ fn endpoints() -> Vec<Endpoint> {
         Endpoint::new(Method::POST, "/keys/{id}/regenerate", MachinesWrite, post(keys::regenerate)),
         Endpoint::new(Method::GET, "/keys/{id}/usage", MachinesRead, get(keys::usage)),
         Endpoint::new(Method::GET, "/journal", MachinesRead, get(journal::list)),
+        Endpoint::new(Method::GET, "/machines/{id}/usage", MachinesRead, get(machines::usage)),
+        Endpoint::new(Method::GET, "/usage", MachinesRead, get(usage::totals)),
+        Endpoint::new(Method::GET, "/config", PlatformConfigure, get(settings::config)),
         Endpoint::new(Method::GET, "/tiers", MachinesRead, get(catalogue::tiers)),
         Endpoint::new(Method::GET, "/routes", MachinesRead, get(catalogue::routes)),
         Endpoint::new(Method::GET, "/permissions", MachinesRead, get(catalogue::permissions)),
@@ -117,9 +130,14 @@ impl Endpoint {
         Endpoint { method, path, right, handler }
     }
 
-    fn guarded(self) -> (&'static str, MethodRouter<Arc<Admin>>) {
+    /// With what stands before the handler: first the right, then, for a POST, the memory of what was done already.
+    fn guarded(self, admin: &Arc<Admin>) -> (&'static str, MethodRouter<Arc<Admin>>) {
         let right = self.right;
-        (self.path, self.handler.layer(middleware::from_fn(move |request, next| door::permit(right, request, next))))
+        let handler = match self.method {
+            Method::POST => self.handler.layer(middleware::from_fn_with_state(admin.clone(), idempotency::once)),
+            _ => self.handler,
+        };
+        (self.path, handler.layer(middleware::from_fn(move |request, next| door::permit(right, request, next))))
     }
 }
 
@@ -130,8 +148,9 @@ pub fn endpoint_table() -> Vec<(Method, String, Right)> {
 
 /// Everything, behind the guard that knows the [`Door`] of each request from its extensions.
 pub fn router(admin: Arc<Admin>) -> Router {
-    let v1 = endpoints().into_iter().map(Endpoint::guarded).fold(Router::new(), |v1, (path, handler)| v1.route(path, handler));
-    finish(health::routes().nest("/v1", v1), admin)
+    let v1 =
+        endpoints().into_iter().map(|endpoint| endpoint.guarded(&admin)).fold(Router::new(), |v1, (path, handler)| v1.route(path, handler));
+    finish(health::routes().route("/openapi.json", get(openapi::document)).nest("/v1", v1), admin)
 }
 
 /// `/livez`, `/readyz` and `/metrics` alone, for the telemetry listener.

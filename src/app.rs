@@ -16,7 +16,7 @@ use bytes::Bytes;
 use admin_thread::AdminThread;
 use keeper::Keeper;
 
-use crate::admin::{self, Catalogue, KeyUse, Readiness};
+use crate::admin::{self, Catalogue, KeyUse, Readiness, Totals};
 use crate::clock::Clock;
 use crate::config::{self, Findings, LogFormat, Settings};
 use crate::gate::Gate;
@@ -95,6 +95,8 @@ impl Gateway {
             clock: clock.clone(),
             catalogue: Catalogue::from(settings),
             usage: use_of_key(&usage),
+            totals: totals(&usage),
+            repeats: admin::Repeats::default(),
             readiness: readiness(&registry, &draining),
             metrics: {
                 let metrics = metrics.clone();
@@ -269,6 +271,20 @@ fn use_of_key(usage: &Arc<Usage>) -> Arc<dyn Fn(KeyId) -> KeyUse + Send + Sync> 
             calls: known.calls.iter().collect(),
         }
     })
+}
+
+fn totals(usage: &Arc<Usage>) -> Arc<dyn Fn() -> Totals + Send + Sync> {
+    let usage = usage.clone();
+    Arc::new(move || {
+        // In this order, so that the part is never more than the whole.
+        let without_key = usage.without_key().iter().collect();
+        Totals { calls: usage.totals().iter().collect(), without_key }
+    })
+}
+
+/// The description of the admin API, OpenAPI 3.1 in JSON.
+pub fn openapi() -> String {
+    admin::openapi()
 }
 
 fn readiness(registry: &Registry, draining: &Arc<AtomicBool>) -> Arc<dyn Fn() -> Readiness + Send + Sync> {

@@ -56,6 +56,8 @@ enum Command {
     /// Read who changed what, when and why
     #[command(subcommand)]
     Journal(journal::Command),
+    /// Print the description of the admin API: OpenAPI 3.1, in JSON
+    Openapi,
     /// Print a completion script for a shell
     Completion {
         /// The shell that shall complete
@@ -109,6 +111,7 @@ fn obey(command: Command) -> ExitCode {
         Command::Machine(command) => command.run(),
         Command::Key(command) => command.run(),
         Command::Journal(command) => command.run(),
+        Command::Openapi => output::print(&app::openapi()),
         Command::Completion { shell } => complete(shell),
     };
     outcome.map_or_else(Failure::report, |()| ExitCode::SUCCESS)

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::Admin;
 use super::wire::List;
@@ -21,10 +23,12 @@ pub struct Catalogue {
     /// The tier of machines that have none of their own.
     pub default_tier: TierName,
     pub routes: Vec<RouteInfo>,
+    /// All settings in force, as `/v1/config` shows them.
+    pub config: Value,
 }
 
 /// How something is called by people.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Label {
     pub fr: Option<String>,
     pub en: Option<String>,
@@ -43,7 +47,7 @@ pub struct TierInfo {
 }
 
 /// A route as `/v1/routes` shows it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct RouteInfo {
     pub name: String,
     /// `null` = every host.
@@ -68,6 +72,7 @@ impl From<&Settings> for Catalogue {
             tiers: settings.tiers.iter().map(tier).collect(),
             default_tier: settings.default_tier.clone(),
             routes: settings.routes.iter().map(|route| RouteInfo::of(route, &settings.upstreams)).collect(),
+            config: super::settings::shown(settings),
         }
     }
 }
@@ -121,7 +126,7 @@ fn unknown<'a>(kind: &str, text: &str, known: impl Iterator<Item = &'a str>) -> 
     format!("no {kind} is named {text:?}; known: {}", known.collect::<Vec<_>>().join(", "))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct PermissionRow {
     name: String,
     label: Label,
@@ -137,7 +142,7 @@ pub async fn permissions(State(admin): State<Arc<Admin>>) -> Json<List<Permissio
     Json(List::whole(named.chain([admin]).collect()))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct TierRow {
     name: String,
     label: Label,
@@ -147,7 +152,7 @@ pub struct TierRow {
     limits: Vec<LimitRow>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct LimitRow {
     window: &'static str,
     quota: u32,
@@ -194,6 +199,7 @@ pub mod tests {
             tiers: vec![tier("free", 60), tier("premium", 1_000)],
             default_tier: TierName::parse("free").unwrap(),
             routes: Vec::new(),
+            config: Value::Null,
         }
     }
 

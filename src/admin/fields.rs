@@ -130,7 +130,8 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
     }
 }
 
-fn unread(rejection: BytesRejection) -> Problem {
+/// What is said of a body that could not be read to its end.
+pub fn unread(rejection: BytesRejection) -> Problem {
     match rejection.status() {
         http::StatusCode::PAYLOAD_TOO_LARGE => Problem::invalid_at("", format!("is longer than {MAX_BODY} bytes")),
         _ => Problem::invalid_at("", "did not arrive whole"),

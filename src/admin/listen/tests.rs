@@ -73,6 +73,8 @@ fn admin() -> Arc<Admin> {
         clock,
         catalogue: example(),
         usage: Arc::new(|_| KeyUse::default()),
+        totals: Arc::new(crate::admin::Totals::default),
+        repeats: crate::admin::Repeats::default(),
         readiness: Arc::new(|| Readiness::NotReady { status: "degraded", reasons: vec!["the disk is dead".into()] }),
         metrics: Arc::new(|| "octroi_build_info 1\n".into()),
     })
