@@ -23,7 +23,7 @@ use crate::store::{Kept, Store, StoreError};
 
 /// How many records are read from the store at a time while a filter looks for matches.
 pub const CHUNK: usize = 500;
-/// The most records that one page looks at. 20 000 keys take a tenth of a second.
+/// The most records that one page looks at, so that a filter that nothing matches does not read the whole store for one request.
 pub const MOST_LOOKED_AT: usize = 40 * CHUNK;
 
 type Shown = Result<Tagged<MachineView>, Problem>;
