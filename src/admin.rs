@@ -3,8 +3,8 @@
 //! A request comes in by one of three doors ([`listen`]): the Unix socket, where the kernel says who is there and every
 //! right is held; the TCP listener, encrypted unless it stands on a loopback address, where an operator's token says who is there and
 //! which rights they hold; and the telemetry listener, which has `/livez`, `/readyz` and `/metrics` and nothing else. Handlers are grouped by noun: [`machines`], [`keys`],
-//! [`operators`], [`journal`], [`catalogue`], [`store`]; [`explain`] and [`verify`] ask the gate. Who comes over TCP is remembered by
-//! the [`doorkeeper`]. What they take is read by [`fields`] and [`values`], what they give is in [`wire`], which the
+//! [`operators`], [`journal`], [`catalogue`], [`usage`], [`settings`], [`store`]; [`explain`] and [`verify`] ask the gate. Who comes over
+//! TCP is remembered by the [`doorkeeper`]; what each endpoint takes and gives is told by [`openapi`]. What they take is read by [`fields`] and [`values`], what they give is in [`wire`], which the
 //! CLI reads too. Every change goes to the registry; nothing here writes to the store.
 
 mod answer;
@@ -14,14 +14,18 @@ mod doorkeeper;
 mod explain;
 mod fields;
 mod health;
+mod idempotency;
 mod journal;
 mod judge;
 mod keys;
 mod listen;
 mod machines;
+mod openapi;
 mod operators;
 mod page;
 mod problem;
+mod revision;
+mod settings;
 mod store;
 mod tls;
 mod usage;
@@ -46,12 +50,14 @@ pub use catalogue::{Catalogue, Label, PermissionInfo, RouteInfo, TierInfo};
 pub use door::Door;
 pub use doorkeeper::Doorkeeper;
 pub use health::Readiness;
+pub use idempotency::Repeats;
 pub use judge::{Calls, Judge, VERIFY};
 pub use listen::{AdminSocket, BindError, Listeners, serve};
+pub use openapi::text as openapi;
 pub use problem::{Code, Problem};
 pub use store::{Care, StoreCare};
 pub use tls::{Tls, TlsError};
-pub use usage::{KeyUse, ValueUse};
+pub use usage::{KeyUse, Totals, ValueUse};
 
 /// The longest body a request may have, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
@@ -72,6 +78,10 @@ pub struct Admin {
     pub judge: Judge,
     /// Remembers who comes over TCP.
     pub doorkeeper: Arc<Doorkeeper>,
+    /// What is known of all calls, as of now.
+    pub totals: Arc<dyn Fn() -> Totals + Send + Sync>,
+    /// What was done under a name that its requester gave.
+    pub repeats: Repeats,
     /// Whether the gateway can do its work.
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// The text of `/metrics`, in Prometheus' exposition format 0.0.4.
@@ -132,6 +142,9 @@ fn endpoints() -> Vec<Endpoint> {
         Endpoint::new(Method::POST, "/journal/archive", PlatformConfigure, post(store::archive)),
         Endpoint::new(Method::POST, "/store/backup", PlatformConfigure, post(store::backup)),
         Endpoint::new(Method::GET, "/store/verify", PlatformConfigure, get(store::verify)),
+        Endpoint::new(Method::GET, "/machines/{id}/usage", MachinesRead, get(machines::usage)),
+        Endpoint::new(Method::GET, "/usage", MachinesRead, get(usage::totals)),
+        Endpoint::new(Method::GET, "/config", PlatformConfigure, get(settings::config)),
         Endpoint::new(Method::GET, "/tiers", MachinesRead, get(catalogue::tiers)),
         Endpoint::new(Method::GET, "/routes", MachinesRead, get(catalogue::routes)),
         Endpoint::new(Method::GET, "/permissions", MachinesRead, get(catalogue::permissions)),
@@ -154,9 +167,14 @@ impl Endpoint {
         Endpoint { method, path, right: right.into(), handler }
     }
 
-    fn guarded(self) -> (&'static str, MethodRouter<Arc<Admin>>) {
+    /// With what stands before the handler: first the right, then, for a POST, the memory of what was done already.
+    fn guarded(self, admin: &Arc<Admin>) -> (&'static str, MethodRouter<Arc<Admin>>) {
         let right = self.right;
-        (self.path, self.handler.layer(middleware::from_fn(move |request, next| door::permit(right, request, next))))
+        let handler = match self.method {
+            Method::POST => self.handler.layer(middleware::from_fn_with_state(admin.clone(), idempotency::once)),
+            _ => self.handler,
+        };
+        (self.path, handler.layer(middleware::from_fn(move |request, next| door::permit(right, request, next))))
     }
 }
 
@@ -167,8 +185,9 @@ pub fn endpoint_table() -> Vec<(Method, String, Option<Right>)> {
 
 /// Everything, behind the guard that knows the [`Door`] of each request from its extensions.
 pub fn router(admin: Arc<Admin>) -> Router {
-    let v1 = endpoints().into_iter().map(Endpoint::guarded).fold(Router::new(), |v1, (path, handler)| v1.route(path, handler));
-    finish(health::routes().nest("/v1", v1), admin)
+    let v1 =
+        endpoints().into_iter().map(|endpoint| endpoint.guarded(&admin)).fold(Router::new(), |v1, (path, handler)| v1.route(path, handler));
+    finish(health::routes().route("/openapi.json", get(openapi::document)).nest("/v1", v1), admin)
 }
 
 /// `/livez`, `/readyz` and `/metrics` alone, for the telemetry listener.

@@ -19,7 +19,7 @@ use admin_thread::AdminThread;
 use idle::Idle;
 use keeper::{Keeper, Pulse};
 
-use crate::admin::{self, Catalogue, Doorkeeper, KeyUse, Readiness, StoreCare, ValueUse};
+use crate::admin::{self, Catalogue, Doorkeeper, KeyUse, Readiness, StoreCare, Totals, ValueUse};
 use crate::clock::Clock;
 use crate::config::{self, Findings, LogFormat, Settings};
 use crate::gate::Gate;
@@ -114,6 +114,8 @@ impl Gateway {
                 rules: live.rules.clone(),
                 calls: admin::Calls::new(metrics.beside(&[admin::VERIFY]), usage.ledger(), access.clone()),
             },
+            totals: totals(&usage),
+            repeats: admin::Repeats::default(),
             readiness: readiness(&registry, &draining, pulse),
             doorkeeper: doorkeeper.clone(),
             metrics: {
@@ -299,6 +301,20 @@ fn use_of_key(usage: &Arc<Usage>) -> Arc<dyn Fn(KeyId) -> KeyUse + Send + Sync> 
             calls: known.calls.iter().collect(),
         }
     })
+}
+
+fn totals(usage: &Arc<Usage>) -> Arc<dyn Fn() -> Totals + Send + Sync> {
+    let usage = usage.clone();
+    Arc::new(move || {
+        // In this order, so that the part is never more than the whole.
+        let without_key = usage.without_key().iter().collect();
+        Totals { calls: usage.totals().iter().collect(), without_key }
+    })
+}
+
+/// The description of the admin API, OpenAPI 3.1 in JSON.
+pub fn openapi() -> String {
+    admin::openapi()
 }
 
 fn readiness(registry: &Registry, draining: &Arc<AtomicBool>, keeper: Pulse) -> Arc<dyn Fn() -> Readiness + Send + Sync> {

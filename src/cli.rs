@@ -69,6 +69,8 @@ enum Command {
     /// Look after what the gateway keeps: verify, rebuild, backup, restore
     #[command(subcommand)]
     Store(store::Command),
+    /// Print the description of the admin API: OpenAPI 3.1, in JSON
+    Openapi,
     /// Print a completion script for a shell
     Completion {
         /// The shell that shall complete
@@ -131,6 +133,7 @@ fn obey(command: Command) -> ExitCode {
         Command::Operator(command) => command.run(),
         Command::Journal(command) => command.run(),
         Command::Store(command) => command.run(),
+        Command::Openapi => output::print(&app::openapi()),
         Command::Completion { shell } => complete(shell),
         Command::Manpage { dir } => manpage::write(Cli::command(), &dir),
     };

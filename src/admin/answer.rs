@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, Method, Uri, header};
 
 use super::problem::{Code, Problem};
+use super::revision::not_modified;
 use crate::model::RequestId;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -17,7 +18,11 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub async fn complete(mut request: Request, next: Next) -> Response {
     let id = request.headers().get(X_REQUEST_ID).and_then(RequestId::from_client).unwrap_or_else(new_id);
     request.extensions_mut().insert(id.clone());
+    let asked = (request.method() == Method::GET).then(|| request.headers().clone());
     let mut response = next.run(request).await;
+    if let Some(asked) = asked {
+        response = not_modified(&asked, response);
+    }
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         write_problem(&problem, &id, &mut response);
     }
@@ -53,6 +58,7 @@ fn write_problem(problem: &Problem, id: &RequestId, response: &mut Response) {
         | Code::MethodNotAllowed
         | Code::Conflict
         | Code::PreconditionFailed
+        | Code::IdempotencyKeyReused
         | Code::Invalid
         | Code::InternalError => {}
     }

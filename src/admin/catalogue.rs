@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::Admin;
 use super::wire::List;
@@ -24,10 +26,12 @@ pub struct Catalogue {
     pub routes: Vec<RouteInfo>,
     /// How long an active key may go unused before it is shown as idle; `None` for ever.
     pub warn_idle_after: Option<Duration>,
+    /// All settings in force, as `/v1/config` shows them.
+    pub config: Value,
 }
 
 /// How something is called by people.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Label {
     pub fr: Option<String>,
     pub en: Option<String>,
@@ -46,7 +50,7 @@ pub struct TierInfo {
 }
 
 /// A route as `/v1/routes` shows it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct RouteInfo {
     pub name: String,
     /// `null` = every host.
@@ -72,6 +76,7 @@ impl From<&Settings> for Catalogue {
             default_tier: settings.default_tier.clone(),
             routes: settings.routes.iter().map(|route| RouteInfo::of(route, &settings.upstreams)).collect(),
             warn_idle_after: settings.keys.warn_idle_after,
+            config: super::settings::shown(settings),
         }
     }
 }
@@ -125,7 +130,7 @@ fn unknown<'a>(kind: &str, text: &str, known: impl Iterator<Item = &'a str>) -> 
     format!("no {kind} is named {text:?}; known: {}", known.collect::<Vec<_>>().join(", "))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct PermissionRow {
     name: String,
     label: Label,
@@ -141,7 +146,7 @@ pub async fn permissions(State(admin): State<Arc<Admin>>) -> Json<List<Permissio
     Json(List::whole(named.chain([admin]).collect()))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct TierRow {
     name: String,
     label: Label,
@@ -151,7 +156,7 @@ pub struct TierRow {
     limits: Vec<LimitRow>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct LimitRow {
     window: &'static str,
     quota: u32,
@@ -199,6 +204,7 @@ pub mod tests {
             default_tier: TierName::parse("free").unwrap(),
             warn_idle_after: None,
             routes: Vec::new(),
+            config: Value::Null,
         }
     }
 

@@ -35,7 +35,7 @@ pub async fn explain(State(admin): State<Arc<Admin>>, mut fields: Fields) -> Res
     fields.finish()?;
     let presented = match (value, id) {
         (Some(value), _) => Some(Presented::value(&value)),
-        (None, Some(id)) => Some(Presented::of_key(keys::find(&admin, id).await?.0.hash)),
+        (None, Some(id)) => Some(Presented::of_key(keys::find(&admin, id).await?.0.record.hash)),
         (None, None) => None,
     };
     let question = Question { request: request(method, target, headers), presented, peer, at };

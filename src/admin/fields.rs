@@ -142,6 +142,7 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
     }
 }
 
+/// What is said of a body that could not be read to its end.
 pub fn unread(rejection: BytesRejection) -> Problem {
     match rejection.status() {
         http::StatusCode::PAYLOAD_TOO_LARGE => Problem::invalid_at("", format!("is longer than {MAX_BODY} bytes")),

@@ -18,19 +18,21 @@ use super::fields::Fields;
 use super::machines::{self, take_reason};
 use super::page::{Page, Params, cursor};
 use super::problem::{Code, Problem};
+use super::revision::{IfMatch, Tag, Tagged};
 use super::wire::{KeyChanged, KeyView, List, OldValueView, UsageView};
 use super::{Admin, answer, values};
 use crate::model::change::{KeyEdit, NewKey};
-use crate::model::{Change, Key, KeyId, Machine, MachineId, Timestamp};
+use crate::model::{Change, Key, KeyId, Machine, MachineId, Origin, Timestamp};
 use crate::registry::Left;
 use crate::store::{Kept, Store, StoreError};
 use filter::Filter;
 
 pub async fn list(State(admin): State<Arc<Admin>>, mut params: Params) -> Result<Json<List<KeyView>>, Problem> {
     let page = params.page();
-    let filter = Filter::take(&mut params, None);
+    let now = admin.clock.now().wall;
+    let filter = Filter::take(&mut params, None, &admin.catalogue, now);
     params.finish()?;
-    listed(&admin, filter, page).await
+    listed(&admin, filter, page, now).await
 }
 
 pub async fn list_of_machine(
@@ -41,44 +43,52 @@ pub async fn list_of_machine(
     let id = machines::parse_id(&id)?;
     machines::find(&admin, id).await?;
     let page = params.page();
-    let filter = Filter::take(&mut params, Some(id));
-    params.finish()?;
-    listed(&admin, filter, page).await
-}
-
-async fn listed(admin: &Admin, filter: Filter, page: Page) -> Result<Json<List<KeyView>>, Problem> {
     let now = admin.clock.now().wall;
-    let idle = admin.idle_at(now);
-    let (found, more) = admin.ask(move |store| matching(store, &filter, page, now, &idle)).await?;
-    let next_cursor = found.last().filter(|_| more).map(|(key, _)| cursor(key.id.as_u128()));
-    Ok(Json(List { data: found.iter().map(|(key, machine)| admin.key_view(key, Some(machine), now)).collect(), next_cursor }))
+    let filter = Filter::take(&mut params, Some(id), &admin.catalogue, now);
+    params.finish()?;
+    listed(&admin, filter, page, now).await
 }
 
-/// A page of keys, each with its machine, and whether there is more behind it.
-type Found = (Vec<(Key, Arc<Machine>)>, bool);
+async fn listed(admin: &Arc<Admin>, filter: Filter, page: Page, now: Timestamp) -> Result<Json<List<KeyView>>, Problem> {
+    let asked = admin.clone();
+    let (found, last) = admin.ask(move |store| matching(&asked, store, &filter, page, now)).await?;
+    let data = found.iter().map(|(key, machine)| admin.key_view(key, Some(machine), now)).collect();
+    Ok(Json(List { data, next_cursor: last.map(|last| cursor(last.as_u128())) }))
+}
 
-/// `idle` says whether a key is.
-fn matching(store: &dyn Store, filter: &Filter, page: Page, now: Timestamp, idle: &dyn Fn(&Key) -> bool) -> Result<Found, StoreError> {
+/// A page of keys, each with its machine, and the last key that was looked at, if there may be more behind it.
+type Found = (Vec<(Key, Arc<Machine>)>, Option<KeyId>);
+
+/// Looks at [`machines::MOST_LOOKED_AT`] keys at most: who filters sharply gets short pages rather than a slow one.
+fn matching(admin: &Admin, store: &dyn Store, filter: &Filter, page: Page, now: Timestamp) -> Result<Found, StoreError> {
     let mut machines = HashMap::new();
-    let (mut found, mut after) = (Vec::new(), page.after.map(KeyId::from_u128));
-    loop {
-        let chunk = store.keys(filter.machine, after, machines::CHUNK)?;
-        let last_chunk = chunk.len() < machines::CHUNK;
-        after = chunk.last().map(|key| key.id);
-        for key in chunk.into_iter().filter(|key| filter.matches(key, now) && filter.idle.is_none_or(|wanted| wanted == idle(key))) {
+    let mut found: Vec<(Key, Arc<Machine>)> = Vec::new();
+    let mut last = page.after.map(KeyId::from_u128);
+    for _ in 0..machines::MOST_LOOKED_AT / machines::CHUNK {
+        let chunk = store.keys(filter.machine, last, machines::CHUNK)?;
+        let is_end = chunk.len() < machines::CHUNK;
+        for key in chunk {
+            if found.len() == page.limit {
+                return Ok((found, last));
+            }
+            last = Some(key.id);
+            let used = || (admin.usage)(key.id).last_used_at;
+            let idle = || admin.is_idle(&key, now);
+            if !filter.matches(&key, now) || !filter.matches_use(&key, used) || filter.idle.is_some_and(|wanted| wanted != idle()) {
+                continue;
+            }
             // A key whose machine is gone was read while both were being deleted.
-            if let Some(machine) = machine_of(store, &mut machines, key.machine)? {
+            if let Some(machine) = machine_of(store, &mut machines, key.machine)?
+                && filter.matches_with(&key, &machine, &admin.catalogue.default_tier)
+            {
                 found.push((key, machine));
             }
-            if found.len() > page.limit {
-                found.truncate(page.limit);
-                return Ok((found, true));
-            }
         }
-        if last_chunk {
-            return Ok((found, false));
+        if is_end {
+            return Ok((found, None));
         }
     }
+    Ok((found, last))
 }
 
 fn machine_of(
@@ -94,13 +104,13 @@ fn machine_of(
     Ok(machine)
 }
 
-pub async fn show(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Result<Json<KeyView>, Problem> {
-    let (key, machine) = find(&admin, parse_id(&id)?).await?;
-    Ok(Json(admin.key_view(&key, Some(&machine), admin.clock.now().wall)))
+pub async fn show(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Result<Tagged<KeyView>, Problem> {
+    let (Kept { seq, record: key }, machine) = find(&admin, parse_id(&id)?).await?;
+    Ok(Tagged::new(seq, admin.key_view(&key, Some(&machine), admin.clock.now().wall)))
 }
 
 pub async fn usage(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Result<Json<UsageView>, Problem> {
-    let (key, _) = find(&admin, parse_id(&id)?).await?;
+    let (Kept { record: key, .. }, _) = find(&admin, parse_id(&id)?).await?;
     Ok(Json(UsageView::of(key.id.to_string(), &(admin.usage)(key.id))))
 }
 
@@ -114,9 +124,9 @@ pub async fn create(
     let new = take_new(&mut fields, &admin);
     let reason = take_reason(&mut fields);
     fields.finish()?;
-    let changed = commit(&admin, operator, reason, Change::CreateKey(machine, new)).await?;
-    let location = format!("/v1/keys/{}", changed.key.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(changed)).into_response())
+    let made = commit(&admin, operator.origin(reason), Change::CreateKey(machine, new), IfMatch::Whatever).await?;
+    let location = format!("/v1/keys/{}", made.body.key.id);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], made).into_response())
 }
 
 fn take_new(fields: &mut Fields, admin: &Admin) -> NewKey {
@@ -136,16 +146,18 @@ pub async fn edit(
     operator: Requester,
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
+    demanded: IfMatch,
     mut fields: Fields,
-) -> Result<Json<KeyChanged>, Problem> {
+) -> Changed {
     let id = parse_id(&id)?;
-    let (key, machine) = find(&admin, id).await?;
+    let (Kept { seq, record: key }, machine) = find(&admin, id).await?;
+    demanded.permits(seq)?;
     let now = admin.clock.now().wall;
     let edit = take_edit(&mut fields, &admin, now);
     let reason = take_reason(&mut fields);
     refuse_fixed(&mut fields, &admin.key_view(&key, Some(&machine), now));
     fields.finish()?;
-    commit(&admin, operator, reason, Change::EditKey(id, edit)).await.map(Json)
+    commit(&admin, operator.origin(reason), Change::EditKey(id, edit), demanded).await
 }
 
 fn take_edit(fields: &mut Fields, admin: &Admin, now: Timestamp) -> KeyEdit {
@@ -197,75 +209,101 @@ fn refuse_fixed(fields: &mut Fields, current: &KeyView) {
     }
 }
 
-pub async fn deactivate(op: Requester, State(admin): State<Arc<Admin>>, Path(id): Path<String>, fields: Fields) -> Changed {
-    act(&admin, op, &id, fields, Change::DeactivateKey).await
+pub async fn deactivate(
+    op: Requester,
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    demanded: IfMatch,
+    fields: Fields,
+) -> Changed {
+    act(&admin, op, &id, demanded, fields, Change::DeactivateKey).await
 }
 
-pub async fn reactivate(op: Requester, State(admin): State<Arc<Admin>>, Path(id): Path<String>, fields: Fields) -> Changed {
-    act(&admin, op, &id, fields, Change::ReactivateKey).await
+pub async fn reactivate(
+    op: Requester,
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    demanded: IfMatch,
+    fields: Fields,
+) -> Changed {
+    act(&admin, op, &id, demanded, fields, Change::ReactivateKey).await
 }
 
-pub async fn revoke(op: Requester, State(admin): State<Arc<Admin>>, Path(id): Path<String>, fields: Fields) -> Changed {
-    act(&admin, op, &id, fields, Change::RevokeKey).await
+pub async fn revoke(op: Requester, State(admin): State<Arc<Admin>>, Path(id): Path<String>, demanded: IfMatch, fields: Fields) -> Changed {
+    act(&admin, op, &id, demanded, fields, Change::RevokeKey).await
 }
 
-type Changed = Result<Json<KeyChanged>, Problem>;
+type Changed = Result<Tagged<KeyChanged>, Problem>;
 
-async fn act(admin: &Admin, operator: Requester, id: &str, mut fields: Fields, change: fn(KeyId) -> Change) -> Changed {
+async fn act(admin: &Admin, operator: Requester, id: &str, demanded: IfMatch, mut fields: Fields, change: fn(KeyId) -> Change) -> Changed {
     let id = parse_id(id)?;
     let reason = take_reason(&mut fields);
     fields.finish()?;
-    commit(admin, operator, reason, change(id)).await.map(Json)
+    commit(admin, operator.origin(reason), change(id), demanded).await
 }
 
-pub async fn regenerate(op: Requester, State(admin): State<Arc<Admin>>, Path(id): Path<String>, mut fields: Fields) -> Changed {
+pub async fn regenerate(
+    operator: Requester,
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    demanded: IfMatch,
+    mut fields: Fields,
+) -> Changed {
     let id = parse_id(&id)?;
     let grace = fields.optional("grace", values::span).unwrap_or_default();
     let reason = take_reason(&mut fields);
     fields.finish()?;
-    commit(&admin, op, reason, Change::RegenerateKey(id, grace)).await.map(Json)
+    commit(&admin, operator.origin(reason), Change::RegenerateKey(id, grace), demanded).await
 }
 
 /// The old value that counts in grace ends now, because everybody has the new one.
-pub async fn end_grace(State(admin): State<Arc<Admin>>, op: Requester, Path(id): Path<String>, fields: Fields) -> Changed {
-    act(&admin, op, &id, fields, Change::EndGrace).await
+pub async fn end_grace(
+    State(admin): State<Arc<Admin>>,
+    op: Requester,
+    Path(id): Path<String>,
+    demanded: IfMatch,
+    fields: Fields,
+) -> Changed {
+    act(&admin, op, &id, demanded, fields, Change::EndGrace).await
 }
 
 pub async fn delete(
     operator: Requester,
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
+    demanded: IfMatch,
     mut params: Params,
 ) -> Result<Response, Problem> {
     let id = parse_id(&id)?;
     let reason = params.reason();
     params.finish()?;
-    admin.registry.commit(operator.origin(reason), Change::DeleteKey(id)).await?;
+    admin.commit(operator.origin(reason), Change::DeleteKey(id), demanded).await?;
     Ok(answer::nothing_left())
 }
 
-async fn commit(admin: &Admin, operator: Requester, reason: Option<String>, change: Change) -> Result<KeyChanged, Problem> {
+async fn commit(admin: &Admin, origin: Origin, change: Change, demanded: IfMatch) -> Changed {
     // Warnings are for whoever chose a label or permissions just now, not for whoever stops a key in a hurry.
     let advise = matches!(change, Change::CreateKey(..) | Change::EditKey(..));
-    let committed = admin.registry.commit(operator.origin(reason), change).await?;
+    let committed = admin.commit(origin, change, demanded).await?;
     let Left::Key(key) = committed.left else {
         return Err(Problem::new(Code::InternalError, "the change was made, and left something else than a key"));
     };
     // A new value is shown this once, so it must reach its owner even when the machine cannot be read back.
-    let machine = machines::find(admin, key.machine).await.ok();
+    let machine = machines::find(admin, key.machine).await.ok().map(|kept| kept.record);
     let now = admin.clock.now().wall;
-    Ok(KeyChanged {
-        key: admin.key_view(&key, machine.as_ref(), now),
-        secret: committed.secret.map(|secret| secret.reveal().to_string()),
-        warnings: if advise { warn::about(&key, machine.as_ref(), now) } else { Vec::new() },
-    })
+    let view = admin.key_view(&key, machine.as_ref(), now);
+    // The tag is that of the key, as a GET shows it: without value and warnings.
+    let tag = Tag::of(committed.revision, &view);
+    let secret = committed.secret.map(|secret| secret.reveal().to_string());
+    let warnings = if advise { warn::about(&key, machine.as_ref(), now) } else { Vec::new() };
+    Ok(Tagged { body: KeyChanged { key: view, secret, warnings }, tag })
 }
 
 impl Admin {
-    /// Judges whether a key is idle; asks for its use only where that can decide.
-    fn idle_at(&self, now: Timestamp) -> impl Fn(&Key) -> bool + Send + 'static {
-        let (usage, limit) = (self.usage.clone(), self.catalogue.warn_idle_after);
-        move |key| limit.is_some_and(|limit| key.is_idle(None, limit, now) && key.is_idle(usage(key.id).last_used_at, limit, now))
+    /// Whether a key is idle; asks for its use only where that can decide.
+    fn is_idle(&self, key: &Key, now: Timestamp) -> bool {
+        let limit = self.catalogue.warn_idle_after;
+        limit.is_some_and(|limit| key.is_idle(None, limit, now) && key.is_idle((self.usage)(key.id).last_used_at, limit, now))
     }
 
     fn key_view(&self, key: &Key, machine: Option<&Machine>, now: Timestamp) -> KeyView {
@@ -277,10 +315,10 @@ fn parse_id(text: &str) -> Result<KeyId, Problem> {
     text.parse().map_err(|error| Problem::not_found(format!("{text:?} names no key: {error}")))
 }
 
-pub(super) async fn find(admin: &Admin, id: KeyId) -> Result<(Key, Machine), Problem> {
+pub(super) async fn find(admin: &Admin, id: KeyId) -> Result<(Kept<Key>, Machine), Problem> {
     let both = admin.ask(move |store| {
-        let Some(Kept { record: key, .. }) = store.key(id)? else { return Ok(None) };
-        Ok(store.machine(key.machine)?.map(|machine| (key, machine.record)))
+        let Some(key) = store.key(id)? else { return Ok(None) };
+        Ok(store.machine(key.record.machine)?.map(|machine| (key, machine.record)))
     });
     both.await?.ok_or_else(|| Problem::not_found(format!("no key has the id {id}")))
 }

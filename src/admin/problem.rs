@@ -23,6 +23,8 @@ pub enum Code {
     Conflict,
     /// `If-Match` names another revision than the one that is there.
     PreconditionFailed,
+    /// The `Idempotency-Key` named another request before.
+    IdempotencyKeyReused,
     Invalid,
     StoreUnavailable,
     InternalError,
@@ -53,6 +55,9 @@ impl Code {
             Code::MethodNotAllowed => ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, "This method is not taken here"),
             Code::Conflict => ("conflict", StatusCode::CONFLICT, "The change conflicts with what is there"),
             Code::PreconditionFailed => ("precondition_failed", StatusCode::PRECONDITION_FAILED, "It was changed since"),
+            Code::IdempotencyKeyReused => {
+                ("idempotency_key_reused", StatusCode::UNPROCESSABLE_ENTITY, "This Idempotency-Key names another request")
+            }
             Code::Invalid => ("invalid", StatusCode::BAD_REQUEST, "The request is not valid"),
             Code::StoreUnavailable => ("store_unavailable", StatusCode::SERVICE_UNAVAILABLE, "The store cannot be used now"),
             Code::InternalError => ("internal_error", StatusCode::INTERNAL_SERVER_ERROR, "The gateway failed"),
@@ -110,7 +115,7 @@ impl Problem {
         Problem { errors, ..Problem::new(Code::Invalid, detail) }
     }
 
-    /// One thing is not valid, at `pointer` (RFC 6901; empty = the whole body; `?name` = a query parameter).
+    /// One thing is not valid, at `pointer` (RFC 6901; empty = the whole body; `?name` = a query parameter, `name:` = a header field).
     pub fn invalid_at(pointer: impl Into<String>, message: impl Into<String>) -> Problem {
         Problem::invalid(vec![FieldError { pointer: pointer.into(), message: message.into() }])
     }

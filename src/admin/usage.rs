@@ -1,7 +1,14 @@
-//! What the admin plane shows of a key's use; the gateway fills it from its usage sums.
+//! What the admin plane shows of the use of keys; the gateway fills it from its usage sums.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use axum::Json;
+use axum::extract::State;
+
+use super::Admin;
+use super::problem::Problem;
+use super::wire::{CallsView, TotalsView};
 use crate::model::{Timestamp, ValueMark, Verdict};
 
 /// What is known of one key's use.
@@ -34,6 +41,22 @@ impl KeyUse {
         let known = self.by_value.iter().find(|used| used.value == Some(value));
         known.or_else(|| self.by_value.iter().find(|used| used.value.is_none() && made <= used.at && used.at < replaced)).copied()
     }
+}
+
+/// What is known of all calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// How many calls ended in each verdict.
+    pub calls: Vec<(Verdict, u64)>,
+    /// Those of them that no key can answer for.
+    pub without_key: Vec<(Verdict, u64)>,
+}
+
+/// Adds up every key, so it is done where waiting harms nobody.
+pub async fn totals(State(admin): State<Arc<Admin>>) -> Result<Json<TotalsView>, Problem> {
+    let sums = admin.totals.clone();
+    let Totals { calls, without_key } = admin.ask(move |_| Ok(sums())).await?;
+    Ok(Json(TotalsView { calls: CallsView::of(&calls), without_key: CallsView::of(&without_key) }))
 }
 
 #[cfg(test)]

@@ -155,6 +155,24 @@ pub fn span(value: Value) -> Read<Duration> {
     })
 }
 
+/// A moment of the past: a time, a date (its beginning in UTC), or how long ago.
+pub fn since(text: &str, now: Timestamp) -> Read<Timestamp> {
+    moment(text, |span| Timestamp(now.0.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX))))
+}
+
+/// A moment of the future: a time, a date (its beginning in UTC), or how long from now.
+pub fn before(text: &str, now: Timestamp) -> Read<Timestamp> {
+    moment(text, |span| now.plus(span))
+}
+
+fn moment(text: &str, at: impl FnOnce(Duration) -> Timestamp) -> Read<Timestamp> {
+    let date = || Timestamp::parse(&format!("{text}T00:00:00Z"));
+    let found = Timestamp::parse(text).or_else(date).or_else(|| parse_span(text).map(at));
+    found.ok_or_else(|| {
+        format!("{text:?} is neither a date, a time nor a length of time; write 2027-01-31, 2027-01-31T00:00:00Z or 30d").into()
+    })
+}
+
 fn parse_span(text: &str) -> Option<Duration> {
     let unit = match text.as_bytes().last()? {
         b's' => 1,
@@ -297,6 +315,17 @@ mod tests {
         }
         for bad in ["", "d", "90", "-1d", "+1d", "1.5h", "1 d", "36601d", "99999999999999999999d", "1w", "é"] {
             assert_eq!(parse_span(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_moment_is_a_time_a_date_or_a_distance() {
+        let now = Timestamp::parse("2027-02-01T12:00:00Z").unwrap();
+        let midnight = Timestamp::parse("2027-01-31T00:00:00Z").unwrap();
+        assert_eq!((since("2027-01-31", now), before("2027-01-31T01:00:00+01:00", now)), (Ok(midnight), Ok(midnight)));
+        assert_eq!((since("36h", now), before("1d", now)), (Ok(midnight), Ok(Timestamp(now.0 + 86_400_000))));
+        for bad in ["", "yesterday", "2027-13-01", "30", "-1d", "1w"] {
+            assert!(since(bad, now).is_err() && before(bad, now).is_err(), "{bad}");
         }
     }
 

@@ -6,17 +6,19 @@ mod store;
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::catalogue::Catalogue;
 use super::usage::{KeyUse, ValueUse};
 pub use store::{ArchivedView, VerifiedView};
 
-use crate::model::{Key, KeyStatus, Machine, OldValue, Operator, Organizations, PermissionSet, Timestamp};
+use crate::model::{Key, KeyStatus, Machine, OldValue, Operator, Organizations, PermissionSet, Timestamp, Verdict};
 use crate::usage::LastUse;
 
 /// A page of a list.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "{T}List")]
 pub struct List<T> {
     pub data: Vec<T>,
     /// Opaque; hand it back as `cursor` for the next page. `null` on the last one.
@@ -31,15 +33,15 @@ impl<T> List<T> {
 }
 
 /// One thing that is not valid.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FieldError {
-    /// RFC 6901 into the request's body; empty for the whole of it; `?name` for a query parameter.
+    /// RFC 6901 into the request's body; empty for the whole of it; `?name` for a query parameter, `name:` for a header field.
     pub pointer: String,
     pub message: String,
 }
 
 /// RFC 9457's problem document with octroi's members.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProblemBody {
     #[serde(rename = "type")]
     pub kind: String,
@@ -56,7 +58,7 @@ pub struct ProblemBody {
     pub right: Option<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MachineView {
     pub id: String,
     pub name: String,
@@ -89,7 +91,7 @@ impl From<&Machine> for MachineView {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct KeyView {
     pub id: String,
     pub machine_id: String,
@@ -129,7 +131,7 @@ pub struct KeyView {
     pub old_values: Vec<OldValueView>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct OldValueView {
     pub hint: String,
     pub replaced_at: String,
@@ -208,7 +210,7 @@ impl KeyView {
 
 /// The answer to a change of a key: the key and what its maker should think about. It may hold a value, so it can be
 /// neither printed nor cloned by accident.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct KeyChanged {
     #[serde(flatten)]
     pub key: KeyView,
@@ -219,7 +221,7 @@ pub struct KeyChanged {
 }
 
 /// Something that was accepted and is probably not what was meant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Warning {
     /// `label_vague`, `permission_not_held` or `expires_in_past`.
     pub code: String,
@@ -228,7 +230,7 @@ pub struct Warning {
 }
 
 /// A sentence in the languages of the people who read it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Message {
     pub fr: String,
     pub en: String,
@@ -236,7 +238,7 @@ pub struct Message {
 
 /// What became of one key of many, in the order in which they were asked for: either `key` or `problem` is there. It may hold a value, as
 /// [`KeyChanged`].
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct BulkItem {
     /// From 1: the line of an NDJSON body, or the place in `keys`.
     pub line: u64,
@@ -247,7 +249,7 @@ pub struct BulkItem {
 }
 
 /// Why one key of many was not made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BulkProblem {
     /// As of a request of its own: `invalid`, `not_found`, `right_missing`, …
     pub code: String,
@@ -256,7 +258,7 @@ pub struct BulkProblem {
     pub errors: Vec<FieldError>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct OperatorView {
     pub id: String,
     pub name: String,
@@ -294,7 +296,7 @@ impl OperatorView {
 }
 
 /// The answer to a change of an operator. It may hold a token, so it can be neither printed nor cloned by accident.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct OperatorChanged {
     #[serde(flatten)]
     pub operator: OperatorView,
@@ -304,7 +306,7 @@ pub struct OperatorChanged {
 }
 
 /// Who makes a request, and what they may do.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WhoamiView {
     /// As the journal names them: `operator:<name>`, or `socket:<user>`.
     pub actor: String,
@@ -314,7 +316,7 @@ pub struct WhoamiView {
 }
 
 /// What is known of one key's use.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct UsageView {
     pub key_id: String,
     pub last_used_at: Option<String>,
@@ -323,31 +325,69 @@ pub struct UsageView {
     pub calls: CallsView,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CallsView {
     pub total: u64,
     /// By `ok`, `client_closed` or the refusal's code; only what occurred.
     pub by_verdict: BTreeMap<String, u64>,
 }
 
-impl UsageView {
-    pub fn of(key_id: String, used: &KeyUse) -> UsageView {
+impl CallsView {
+    pub fn of<'a>(counts: impl IntoIterator<Item = &'a (Verdict, u64)>) -> CallsView {
         let mut by_verdict = BTreeMap::new();
-        for (verdict, count) in used.calls.iter().filter(|(_, count)| *count > 0) {
+        for (verdict, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
             *by_verdict.entry(verdict.as_str().to_owned()).or_default() += count;
         }
+        CallsView { total: by_verdict.values().sum(), by_verdict }
+    }
+}
+
+/// What is known of the use of a machine's keys, those that were deleted left out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MachineUsageView {
+    pub machine_id: String,
+    /// How many keys it has.
+    pub keys: u64,
+    pub last_used_at: Option<String>,
+    pub last_refused_at: Option<String>,
+    pub calls: CallsView,
+}
+
+impl MachineUsageView {
+    pub fn of(machine_id: String, keys: impl Iterator<Item = KeyUse>) -> MachineUsageView {
+        let (mut count, mut used, mut refused, mut calls) = (0, None, None, Vec::new());
+        for key in keys {
+            count += 1;
+            used = used.max(key.last_used_at);
+            refused = refused.max(key.last_refused_at);
+            calls.extend(key.calls);
+        }
+        MachineUsageView { machine_id, keys: count, last_used_at: text(used), last_refused_at: text(refused), calls: CallsView::of(&calls) }
+    }
+}
+
+/// All calls since the store was made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TotalsView {
+    pub calls: CallsView,
+    /// Those of them that no key can answer for.
+    pub without_key: CallsView,
+}
+
+impl UsageView {
+    pub fn of(key_id: String, used: &KeyUse) -> UsageView {
         UsageView {
             key_id,
             last_used_at: text(used.last_used_at),
             last_used_ip: used.last_used_ip.map(|ip| ip.to_string()),
             last_refused_at: text(used.last_refused_at),
-            calls: CallsView { total: by_verdict.values().sum(), by_verdict },
+            calls: CallsView::of(&used.calls),
         }
     }
 }
 
 /// What the CLI shows of a line of the journal; the line holds more.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 pub struct JournalLine {
     pub seq: u64,
     pub time: String,
@@ -375,8 +415,8 @@ fn text(at: Option<Timestamp>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::KeyId;
     use crate::model::refusal::Code;
-    use crate::model::{KeyId, Verdict};
 
     #[test]
     fn usage_shows_only_verdicts_that_occurred_and_their_sum() {

@@ -7,6 +7,7 @@
 mod support;
 
 mod admin;
+mod admin_api;
 mod attack;
 mod bounds;
 mod care;

@@ -113,7 +113,7 @@ async fn shown(admin: &Admin, line: u64, made: Committed, machines: &mut HashMap
     };
     let machine = match machines.entry(key.machine) {
         hash_map::Entry::Occupied(known) => known.into_mut(),
-        hash_map::Entry::Vacant(place) => place.insert(machines::find(admin, key.machine).await.ok()),
+        hash_map::Entry::Vacant(place) => place.insert(machines::find(admin, key.machine).await.ok().map(|kept| kept.record)),
     };
     let machine = machine.as_ref();
     let now = admin.clock.now().wall;

@@ -108,6 +108,8 @@ fn admin() -> Arc<Admin> {
         usage: Arc::new(|_| KeyUse::default()),
         store: StoreCare::new(Arc::new(Dead)),
         doorkeeper: Arc::new(Doorkeeper::new(Arc::new(Usage::open(tempfile::tempdir().unwrap().path()).unwrap().0))),
+        totals: Arc::new(crate::admin::Totals::default),
+        repeats: crate::admin::Repeats::default(),
         readiness: Arc::new(|| Readiness::NotReady { status: "degraded", reasons: vec!["the disk is dead".into()] }),
         metrics: Arc::new(|| "octroi_build_info 1\n".into()),
     })

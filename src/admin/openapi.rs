@@ -1,0 +1,173 @@
+//! The description of the admin API that programs read: OpenAPI 3.1, at `/openapi.json` and by `octroi openapi`.
+//!
+//! Which endpoints there are and which right each takes comes from the [table](super::endpoints), what each takes and gives from
+//! [`operations`]; answers are described by the very types that are sent. It holds nothing of a gateway's settings or state, so it is
+//! served to everybody. A request's fields and parameters are read one by one, so [`shapes`] describe them, and a test asks the running
+//! gateway whether it knows the same ones.
+
+mod operations;
+mod shapes;
+
+use axum::response::{IntoResponse, Response};
+use http::{Method, header};
+use schemars::SchemaGenerator;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use super::wire::ProblemBody;
+use super::{Endpoint, endpoints};
+use operations::{Gives, Operation, operations};
+
+pub async fn document() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text()).into_response()
+}
+
+/// The document, with a line end at its end.
+pub fn text() -> String {
+    // Cannot fail: every name in it is a text.
+    serde_json::to_string_pretty(&whole()).unwrap_or_default() + "\n"
+}
+
+fn whole() -> Value {
+    let settings = SchemaSettings::draft2020_12().for_serialize().with(|settings| {
+        settings.definitions_path = "/components/schemas".into();
+        settings.meta_schema = None;
+    });
+    let mut schemas = settings.into_generator();
+    let problem = schemas.subschema_for::<ProblemBody>().to_value();
+    let mut paths = Map::new();
+    for endpoint in endpoints() {
+        let Some(operation) = operations().into_iter().find(|operation| operation.describes(&endpoint)) else { continue };
+        let place = paths.entry(format!("/v1{}", endpoint.path)).or_insert_with(|| json!({}));
+        place[endpoint.method.as_str().to_lowercase()] = described(&endpoint, &operation, &mut schemas);
+    }
+    let mut definitions = schemas.take_definitions(true);
+    definitions.extend(shapes::named());
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "octroi admin API",
+            "version": env!("CARGO_PKG_VERSION"),
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            "description": "Machines, their keys, and what became of them. Times are RFC 3339 in UTC.",
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"operator": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"operator": {"type": "http", "scheme": "bearer", "description": "An operator's token."}},
+            "responses": {"Problem": {
+                "description": "It was not done. `code` says why in one word, `errors` with the code `invalid` everything that is wrong.",
+                "content": {"application/problem+json": {"schema": problem}},
+            }},
+            "schemas": definitions,
+        },
+    })
+}
+
+fn described(endpoint: &Endpoint, operation: &Operation, schemas: &mut SchemaGenerator) -> Value {
+    let mut parameters = operation.parameters.clone();
+    if endpoint.path.contains("{id}") {
+        parameters.insert(0, shapes::id(endpoint.path));
+    }
+    if endpoint.method == Method::POST {
+        parameters.push(shapes::idempotency_key());
+    }
+    let mut responses = json!({"default": {"$ref": "#/components/responses/Problem"}});
+    responses[operation.status.to_string()] = given(operation, schemas);
+    if operation.conditional {
+        let (parameter, failed) = match endpoint.method {
+            Method::GET => (shapes::precondition("If-None-Match", "Answer only if it is none of these states (`ETag`), or `*`."), 304),
+            _ => (shapes::precondition("If-Match", "Do it only if it is in one of these states (`ETag`), or `*`."), 412),
+        };
+        parameters.push(parameter);
+        responses[failed.to_string()] = match failed {
+            304 => json!({"description": "It still is in that state."}),
+            _ => json!({"$ref": "#/components/responses/Problem"}),
+        };
+    }
+    let mut described = json!({
+        "operationId": operation.id,
+        "summary": operation.summary,
+        "description": match endpoint.right {
+            Some(right) => format!("Needs the right `{right}`."),
+            None => "Takes any operator's token.".to_owned(),
+        },
+        "tags": [endpoint.path.trim_start_matches('/').split('/').next()],
+        "parameters": parameters,
+        "responses": responses,
+    });
+    if let Some(body) = &operation.body {
+        described["requestBody"] = json!({
+            "required": body.get("required").is_some(),
+            "content": {"application/json": {"schema": body}},
+        });
+    }
+    described
+}
+
+fn given(operation: &Operation, schemas: &mut SchemaGenerator) -> Value {
+    let mut headers = Map::new();
+    let mut header = |name: &str, says: &str| headers.insert(name.to_owned(), json!({"description": says, "schema": {"type": "string"}}));
+    if operation.tagged {
+        header("ETag", "The state it is in: the number of its last change, and a checksum of what is shown.");
+    }
+    if operation.status == 201 {
+        header("Location", "Where it is.");
+    }
+    let content = match &operation.gives {
+        Gives::Nothing => json!({}),
+        Gives::Json(schema) => json!({"application/json": {"schema": schema(schemas).to_value()}}),
+    };
+    let description = match operation.gives {
+        Gives::Nothing => "Done.",
+        Gives::Json(_) => operation.summary,
+    };
+    let mut given = json!({"description": description});
+    if !headers.is_empty() {
+        given["headers"] = Value::Object(headers);
+    }
+    if content != json!({}) {
+        given["content"] = content;
+    }
+    given
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_endpoint_of_the_table_is_described_and_nothing_else() {
+        let (table, operations) = (endpoints(), operations());
+        let lacking = |endpoint: &&Endpoint| !operations.iter().any(|operation| operation.describes(endpoint));
+        let lacking: Vec<_> = table.iter().filter(lacking).map(|endpoint| format!("{} {}", endpoint.method, endpoint.path)).collect();
+        assert!(lacking.is_empty(), "not in openapi/operations.rs: {lacking:?}");
+        let foreign = operations.iter().filter(|operation| !table.iter().any(|endpoint| operation.describes(endpoint)));
+        assert_eq!(foreign.map(|operation| operation.id).collect::<Vec<_>>(), Vec::<&str>::new(), "not in the table of endpoints");
+        let mut ids: Vec<_> = operations.iter().map(|operation| operation.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), table.len(), "each operation has an id of its own");
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        fn references(value: &Value, into: &mut Vec<String>) {
+            match value {
+                Value::Object(members) => members.iter().for_each(|(name, value)| match (name.as_str(), value) {
+                    ("$ref", Value::String(to)) => into.push(to.clone()),
+                    _ => references(value, into),
+                }),
+                Value::Array(entries) => entries.iter().for_each(|entry| references(entry, into)),
+                _ => {}
+            }
+        }
+        let (document, mut found) = (whole(), Vec::new());
+        references(&document, &mut found);
+        assert!(found.len() > 50);
+        for to in found {
+            assert!(document.pointer(to.trim_start_matches('#')).is_some(), "{to}");
+        }
+    }
+}
