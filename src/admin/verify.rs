@@ -26,7 +26,7 @@ use crate::model::{ClientIp, PeerIp, PermissionName, RequestId};
 use crate::registry::Entry;
 
 /// The highest cost of one call.
-const MAX_COST: u32 = 1_000_000;
+pub const MAX_COST: u32 = 1_000_000;
 
 pub async fn verify(
     requester: Requester,

@@ -174,7 +174,7 @@ fn a_repeat_is_answered_like_the_first_and_without_the_value() {
     post(&keys, "a-3", &json!({"label": 7})).refused(400, "invalid");
     post("/v1/machines", "a-4", &json!({"name": "caller"})).refused(409, "conflict");
     assert_eq!(post(&keys, "a-3", &labelled("prod - billing v3")).status, 201, "what was refused is not remembered");
-    for bad in ["", "é", &"x".repeat(256), "a\r\nIdempotency-Key: b"] {
+    for bad in ["", "é", "a b", &"x".repeat(256), "a\r\nIdempotency-Key: b"] {
         let answer = post(&keys, bad, &labelled("prod - billing v4"));
         answer.refused(400, "invalid");
         assert_eq!(answer.json()["errors"][0]["pointer"], "idempotency-key:", "{bad}");

@@ -1,11 +1,12 @@
 //! What the admin API says of the store.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::store::{Archived, Verified};
 
 /// What a look through the store found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VerifiedView {
     pub intact: bool,
     /// The first thing that is bad; `null` when nothing is.
@@ -41,7 +42,7 @@ impl From<Verified> for VerifiedView {
 }
 
 /// What was moved out of the journal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ArchivedView {
     /// On the machine that the gateway runs on.
     pub to: String,
