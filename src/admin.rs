@@ -87,7 +87,12 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/keys/{id}/revoke", post(keys::revoke))
         .route("/keys/{id}/regenerate", post(keys::regenerate))
         .route("/keys/{id}/usage", get(keys::usage))
+        .route("/keys/{id}/activity", get(journal::of_key))
+        .route("/machines/{id}/activity", get(journal::of_machine))
         .route("/journal", get(journal::list))
+        .route("/journal/verify", get(journal::verify))
+        .route("/journal/export", get(journal::export))
+        .route("/journal/{seq}", get(journal::show))
         .route("/tiers", get(catalogue::tiers))
         .route("/routes", get(catalogue::routes))
         .route("/permissions", get(catalogue::permissions));

@@ -2,6 +2,7 @@
 
 mod admin_thread;
 pub mod demo;
+pub mod journal;
 mod keeper;
 mod sensors;
 mod watch;

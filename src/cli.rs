@@ -53,7 +53,7 @@ enum Command {
     /// Manage keys: what machines call with
     #[command(subcommand)]
     Key(key::Command),
-    /// Read who changed what, when and why
+    /// Read and verify who changed what, when and why
     #[command(subcommand)]
     Journal(journal::Command),
     /// Print a completion script for a shell

@@ -8,7 +8,10 @@ mod disk;
 mod draft;
 mod effects;
 mod embedded;
+mod export;
+mod head;
 mod hex;
+mod history;
 mod journal;
 mod line;
 mod lock;
@@ -16,11 +19,17 @@ mod mirror;
 mod records;
 mod refill;
 mod segment;
+mod stopped;
 mod sum;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub use embedded::Embedded;
+pub use head::{Head, NoHead};
+pub use history::{Filter, History, NoSubject};
+pub use stopped::{Stopped, verify_stopped};
+pub use verify::{Flaw, Judged, Verified, export as verify_export};
 
 use std::net::IpAddr;
 
@@ -105,8 +114,26 @@ pub trait Store: Send + Sync + 'static {
     /// it returns `Err` none of them is visible, now or after a restart.
     fn commit(&self, group: Vec<Entry>) -> Result<Vec<Seq>, StoreError>;
 
-    /// The public part of journal lines, newest first, before `before`: each one a JSON object.
-    fn journal(&self, before: Option<Seq>, limit: usize) -> Result<Vec<serde_json::Value>, StoreError>;
+    /// Lines of the journal that are asked for, newest first, before `before`. At most `limit`; fewer when a bound on what one page may
+    /// cost was reached first.
+    fn history(&self, filter: &Filter, before: Option<Seq>, limit: usize) -> Result<History, StoreError>;
+
+    /// The public part of one line.
+    fn entry(&self, seq: Seq) -> Result<Option<serde_json::Value>, StoreError>;
+
+    /// Whether something with this id is or was there. `None` when only its lines could tell.
+    fn was_there(&self, subject: Subject) -> Result<Option<bool>, StoreError>;
+
+    /// Where the chain stood after a change, or stands now. `None` when there is no such change.
+    fn head(&self, at: Option<Seq>) -> Result<Option<Head>, StoreError>;
+
+    /// Some of the lines after a head, up to `until`, as JSON lines for the world outside, and the head after them: the same one when there
+    /// are no more.
+    fn export(&self, after: Head, until: Seq) -> Result<(Vec<u8>, Head), StoreError>;
+
+    /// Reads all of the journal that is on the disk, and says whether it is what was written and holds these heads. Changes go on meanwhile;
+    /// a second verification is refused.
+    fn verify(&self, heads: &[Head]) -> Result<Verified, StoreError>;
 
     fn health(&self) -> Health;
 

@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::catalogue::Catalogue;
 use super::usage::KeyUse;
 use crate::model::{Key, Machine, OldValue, Organizations, PermissionSet, Timestamp};
+use crate::store::{Flaw, Judged, Verified};
 
 /// A page of a list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -212,7 +214,7 @@ impl UsageView {
 }
 
 /// What the CLI shows of a line of the journal; the line holds more.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct JournalLine {
     pub seq: u64,
     pub time: String,
@@ -223,6 +225,70 @@ pub struct JournalLine {
     pub what: String,
     /// The id of the machine or key that the change is about.
     pub subject: String,
+    pub changes: Vec<RecordChange>,
+}
+
+/// What became of one record.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct RecordChange {
+    /// `null` for one that was made.
+    pub before: Option<Map<String, Value>>,
+    /// `null` for one that was deleted.
+    pub after: Option<Map<String, Value>>,
+    /// Its id, named by its kind: `{"key": "key_…"}`.
+    #[serde(flatten)]
+    pub record: Map<String, Value>,
+}
+
+/// What a verification of the journal found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalVerified {
+    /// Nothing is wrong with what was read, and every head that was asked about is part of it.
+    pub valid: bool,
+    pub files: u64,
+    /// Changes that are as they were written.
+    pub entries: u64,
+    /// `SEQ:CHAIN` of the last of them: to be kept elsewhere, and asked about later.
+    pub head: String,
+    pub first_bad: Option<BadEntry>,
+    pub heads: Vec<HeadJudged>,
+}
+
+/// The first entry of the journal that is not right.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadEntry {
+    pub file: String,
+    /// In the file, from 1.
+    pub line: u64,
+    /// The change that should stand there; `null` for what is before all changes of a file.
+    pub seq: Option<u64>,
+    pub message: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeadJudged {
+    pub head: String,
+    /// Whether it is part of the journal.
+    pub kept: bool,
+    /// Why not.
+    pub message: Option<String>,
+}
+
+impl From<Verified> for JournalVerified {
+    fn from(verified: Verified) -> JournalVerified {
+        let judged =
+            |judged: &Judged| HeadJudged { head: judged.head.to_string(), kept: judged.missing.is_none(), message: judged.missing.clone() };
+        let bad =
+            |flaw: &Flaw| BadEntry { file: flaw.file.display().to_string(), line: flaw.line, seq: flaw.seq, message: flaw.why.clone() };
+        JournalVerified {
+            valid: verified.is_good(),
+            files: verified.files,
+            entries: verified.entries,
+            head: verified.head.to_string(),
+            first_bad: verified.flaw.as_ref().map(bad),
+            heads: verified.heads.iter().map(judged).collect(),
+        }
+    }
 }
 
 fn names(set: &PermissionSet) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! Speaks to the gateway: one request, one connection, one answer.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -99,6 +99,46 @@ impl Client {
         Ok(Answer { status, body })
     }
 
+    /// Writes the body of an answer out as it comes, and gives the value of one of its fields.
+    pub fn download(&self, target: &str, field: &str, out: &mut impl Write) -> Result<Option<String>, Failure> {
+        let request = request("GET", target, None)?;
+        self.runtime.block_on(async {
+            match &self.address {
+                Address::Socket(path) => {
+                    self.stream(UnixStream::connect(path).await.map_err(|e| self.unreachable(&e))?, request, field, out).await
+                }
+                Address::Tcp(to) => self.stream(TcpStream::connect(to).await.map_err(|e| self.unreachable(&e))?, request, field, out).await,
+            }
+        })
+    }
+
+    async fn stream<S>(&self, stream: S, request: Ask, field: &str, out: &mut impl Write) -> Result<Option<String>, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let late = |_| Failure::Unreachable(format!("{} sent nothing for {} s", self.place(), PATIENCE.as_secs()));
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.silent(&e))?;
+        // It ends with the exchange; what went wrong in it is seen there.
+        let connection = tokio::spawn(connection);
+        let mut response =
+            tokio::time::timeout(PATIENCE, sender.send_request(request)).await.map_err(late)?.map_err(|e| self.silent(&e))?;
+        let status = response.status();
+        if !status.is_success() {
+            let body = Limited::new(response.into_body(), MAX_ANSWER).collect();
+            let bytes = tokio::time::timeout(PATIENCE, body).await.map_err(late)?.map_err(|e| self.silent(&*e))?.to_bytes();
+            let body = serde_json::from_slice(&bytes).map_err(|_| self.babble(status.as_u16()))?;
+            return Err(refusal(Answer { status: status.as_u16(), body }));
+        }
+        while let Some(frame) = tokio::time::timeout(PATIENCE, response.frame()).await.map_err(late)? {
+            let frame = frame.map_err(|e| self.silent(&e))?;
+            let written = frame.data_ref().map_or(Ok(()), |bytes| out.write_all(bytes));
+            written.map_err(|error| Failure::Refused(format!("cannot write: {error}")))?;
+        }
+        drop(sender);
+        connection.abort();
+        Ok(response.headers().get(field).and_then(|value| value.to_str().ok()).map(str::to_owned))
+    }
+
     fn place(&self) -> String {
         match &self.address {
             Address::Socket(path) => format!("the gateway on {}", path.display()),
@@ -128,7 +168,9 @@ impl Client {
     }
 }
 
-fn request(method: &str, target: &str, body: Option<&Value>) -> Result<http::Request<Full<Bytes>>, Failure> {
+type Ask = http::Request<Full<Bytes>>;
+
+fn request(method: &str, target: &str, body: Option<&Value>) -> Result<Ask, Failure> {
     let mut request = http::Request::builder().method(method).uri(target).header(http::header::HOST, "localhost");
     if body.is_some() {
         request = request.header(http::header::CONTENT_TYPE, "application/json");

@@ -1,84 +1,39 @@
 //! `octroi journal …`.
 
-use clap::{Args, Subcommand};
-use serde_json::json;
+mod export;
+mod list;
+mod show;
+mod verify;
 
-use super::client::understand;
-use super::failure::{Failure, Outcome};
-use super::output::{self, Table};
-use super::request::{Shared, now};
-use super::when::relative;
-use crate::admin::wire::JournalLine;
-use crate::model::Timestamp;
+use clap::Subcommand;
 
-/// How many lines people are shown when they do not say.
-const USUAL: usize = 50;
+use super::failure::Outcome;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// List changes, newest first
-    List(ListArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct ListArgs {
-    /// How many changes to show [default: 50 in a table, all as JSON]
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
-    limit: Option<u32>,
-    #[command(flatten)]
-    shared: Shared,
+    List(list::ListArgs),
+    /// Show one change: each field before and after
+    Show(show::ShowArgs),
+    /// Verify that nothing was changed, taken out or cut off
+    ///
+    /// Asks the running gateway. With --config, where no gateway answers, the files themselves are read; nothing in them is
+    /// changed. With --file an export is verified.
+    ///
+    /// Prints the head of the journal. Keep it where nobody who can reach the journal can change it: --head tells later
+    /// whether the journal still holds what it held then.
+    Verify(verify::VerifyArgs),
+    /// Write all changes out as JSON lines, oldest first, with what is needed to verify them
+    Export(export::ExportArgs),
 }
 
 impl Command {
     pub fn run(self) -> Outcome {
-        let Command::List(args) = self;
-        args.run()
-    }
-}
-
-impl ListArgs {
-    fn run(self) -> Outcome {
-        let usual = if self.shared.wants_json() { usize::MAX } else { USUAL };
-        let most = self.limit.map_or(usual, |limit| limit as usize);
-        let lines = self.shared.client()?.all("/v1/journal", "", most)?;
-        if self.shared.wants_json() {
-            return output::print_json(&json!({"data": lines}));
+        match self {
+            Command::List(args) => args.run(),
+            Command::Show(args) => args.run(),
+            Command::Verify(args) => args.run(),
+            Command::Export(args) => args.run(),
         }
-        let lines = lines.into_iter().map(understand).collect::<Result<Vec<JournalLine>, Failure>>()?;
-        output::print(&table(&lines, now()))
-    }
-}
-
-fn table(lines: &[JournalLine], now: Timestamp) -> String {
-    let mut table = Table::new(&["NO", "WHEN", "WHO", "WHAT", "SUBJECT", "REASON"]);
-    for line in lines {
-        let from = line.address.as_ref().map(|address| format!(" from {address}")).unwrap_or_default();
-        table.row([
-            line.seq.to_string(),
-            relative(Some(&line.time), "", now),
-            format!("{}{from}", line.actor),
-            line.what.clone(),
-            line.subject.clone(),
-            line.reason.clone().unwrap_or_default(),
-        ]);
-    }
-    table.or("no changes")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn changes_are_shown_with_who_and_why() {
-        let line: JournalLine = serde_json::from_value(json!({
-            "seq": 7, "time": "2027-01-15T07:57:00.000Z", "actor": "socket:root", "address": null, "reason": "leaked",
-            "what": "key.revoked", "subject": "key_1", "changes": [],
-        }))
-        .unwrap();
-        let now = Timestamp::parse("2027-01-15T08:00:00Z").unwrap();
-        let expected = "NO  WHEN       WHO          WHAT         SUBJECT  REASON\n\
-                        7   3 min ago  socket:root  key.revoked  key_1    leaked\n";
-        assert_eq!(table(&[line], now), expected);
     }
 }

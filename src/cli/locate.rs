@@ -30,6 +30,11 @@ impl Gateway {
         self.named().or_else(|| from_env().named()).unwrap_or_else(|| usual(Path::new("")))
     }
 
+    /// The settings file that the command line names.
+    pub fn settings(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
     fn named(&self) -> Option<Result<PathBuf, Failure>> {
         match self {
             Gateway { socket: Some(socket), .. } => Some(Ok(socket.clone())),

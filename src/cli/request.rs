@@ -1,5 +1,7 @@
 //! What commands ask of the gateway: options that many share, and JSON bodies made of options.
 
+use std::path::Path;
+
 use clap::Args;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
@@ -24,6 +26,11 @@ pub struct Shared {
 impl Shared {
     pub fn client(&self) -> Result<Client, Failure> {
         Client::new(Address::Socket(self.gateway.socket()?))
+    }
+
+    /// The settings file that `--config` names: what a stopped gateway can be known by.
+    pub fn settings(&self) -> Option<&Path> {
+        self.gateway.settings()
     }
 
     pub fn wants_json(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::line::Chain;
-use super::mirror::{self, Applied, Broken, Mirror, Writes};
+use super::mirror::{self, Applied, Broken, Mirror, Tombstone, Writes};
 use super::records::{self, StoredOp, Unreadable};
 use super::sum::Sum;
 use super::{Seq, Subject};
@@ -62,9 +62,25 @@ impl<'m> Effects<'m> {
                 let (id, machine) = records::key_ids(stored)?;
                 self.put_key(id, Some((machine, mirror::key_value(seq, machine, stored.to_string().as_bytes()))))
             }
-            StoredOp::DeleteMachine(id) => self.put_machine(id.parse().map_err(|_| Unreadable::Field("delete_machine"))?, None),
-            StoredOp::DeleteKey(id) => self.put_key(id.parse().map_err(|_| Unreadable::Field("delete_key"))?, None),
+            StoredOp::DeleteMachine(id) => {
+                let touched = self.put_machine(id.parse().map_err(|_| Unreadable::Field("delete_machine"))?, None)?;
+                self.remember(seq, touched)
+            }
+            StoredOp::DeleteKey(id) => {
+                let touched = self.put_key(id.parse().map_err(|_| Unreadable::Field("delete_key"))?, None)?;
+                self.remember(seq, touched)
+            }
         }
+    }
+
+    /// Leaves a tombstone, so that the lines about a deleted record can still be found.
+    fn remember(&mut self, seq: Seq, touched: Option<Touched>) -> Result<Option<Touched>, Failure> {
+        if let Some(Touched { record, before: Some(before), .. }) = &touched {
+            let before = mirror::split_machine(before).map(|(seq, _)| seq);
+            let name = mirror::tombstone_name(&name_of(*record));
+            self.set(name, Some(mirror::tombstone_value(Tombstone { deleted: seq, before })))?;
+        }
+        Ok(touched)
     }
 
     fn put_machine(&mut self, id: MachineId, after: Option<Vec<u8>>) -> Result<Option<Touched>, Failure> {
@@ -100,10 +116,7 @@ impl<'m> Effects<'m> {
 
     /// The number of the last change of a record that is there.
     pub fn last_of(&self, subject: Subject) -> Result<Option<Seq>, Broken> {
-        self.seq_in(&match subject {
-            Subject::Machine(id) => mirror::machine_name(id),
-            Subject::Key(id) => mirror::key_name(id),
-        })
+        self.seq_in(&name_of(subject))
     }
 
     /// The number of the last change by an actor.
@@ -143,6 +156,14 @@ impl<'m> Effects<'m> {
         self.current.push((name.clone(), value.clone()));
         self.changed.insert(name, value);
         Ok(before)
+    }
+}
+
+/// The name of a record in the mirror.
+pub fn name_of(subject: Subject) -> Vec<u8> {
+    match subject {
+        Subject::Machine(id) => mirror::machine_name(id),
+        Subject::Key(id) => mirror::key_name(id),
     }
 }
 

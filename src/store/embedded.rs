@@ -15,11 +15,15 @@ use parking_lot::{Mutex, RwLock};
 use super::disk::{self, Disk};
 use super::draft::Draft;
 use super::effects::{self, Failure};
+use super::export;
+use super::head::Head;
+use super::history::{self, Filter, History, Trace, Walk};
 use super::journal::{Condition, Journal, SEGMENT_BYTES};
 use super::lock;
 use super::mirror::{self, Broken, Mirror};
 use super::refill::{self, Kept};
-use super::{Entry, Health, Record, Seq, Store, StoreError};
+use super::verify::{self, Verified};
+use super::{Entry, Health, Record, Seq, Store, StoreError, Subject};
 use crate::model::{Key, KeyId, Machine, MachineId};
 
 /// The store that a single gateway keeps in a folder of its own.
@@ -30,6 +34,8 @@ pub struct Embedded {
     mirror: RwLock<Slot>,
     trouble: Mutex<Trouble>,
     notices: Mutex<Vec<String>>,
+    /// Held by the one verification that may run at a time.
+    verifying: Mutex<()>,
     /// Declared last: released when everything above is closed.
     _lock: File,
 }
@@ -86,6 +92,7 @@ impl Embedded {
             mirror: RwLock::new(Slot::Serving(Arc::new(mirror))),
             trouble: Mutex::default(),
             notices: Mutex::new(notices),
+            verifying: Mutex::default(),
             _lock: lock,
         })
     }
@@ -227,24 +234,55 @@ impl Store for Embedded {
         committed
     }
 
-    fn journal(&self, before: Option<Seq>, limit: usize) -> Result<Vec<serde_json::Value>, StoreError> {
-        let mut page = Vec::new();
-        let mut next = before.unwrap_or(Seq::MAX).min(self.journal.lock().tail().seq + 1);
-        while page.len() < limit && next > 1 {
-            // The lock is not held while the disk is read: a page must not keep changes waiting.
-            let Some(block) = self.journal.lock().block(next - 1) else { break };
-            let mut lines = Vec::new();
-            block.each(|seq, line| {
-                if seq < next {
-                    let public = serde_json::from_slice(line.public);
-                    lines.push(public.map_err(|_| block.unusable(seq, "its public part is no JSON"))?);
-                }
-                Ok(())
-            })?;
-            page.extend(lines.into_iter().rev().take(limit - page.len()));
-            next = block.first;
+    fn history(&self, filter: &Filter, before: Option<Seq>, limit: usize) -> Result<History, StoreError> {
+        // Asked before the journal's end is looked at: no line that the mirror knows is beyond it.
+        let mirror = self.serving().ok();
+        let walk = Walk::begin(filter, before, limit, || self.journal.lock().tail().seq, mirror.as_deref());
+        let walk = match (walk, &mirror) {
+            (Ok(walk), _) => walk,
+            (Err(broken), Some(mirror)) => return Err(StoreError::Unavailable(self.retire(mirror, &broken))),
+            (Err(Broken(why)), None) => return Err(StoreError::Unavailable(why)),
+        };
+        // The lock is not held while the disk is read: a page must not keep changes waiting.
+        walk.finish(|seq| self.journal.lock().block(seq))
+    }
+
+    fn entry(&self, seq: Seq) -> Result<Option<serde_json::Value>, StoreError> {
+        history::entry(|seq| self.journal.lock().block(seq), seq)
+    }
+
+    fn was_there(&self, subject: Subject) -> Result<Option<bool>, StoreError> {
+        let trace = self.ask(|mirror| Ok(history::trace(mirror, subject)?))?;
+        Ok(match trace {
+            Trace::Live(_) | Trace::Deleted(_) => Some(true),
+            Trace::Never => Some(false),
+            Trace::Unknown => None,
+        })
+    }
+
+    fn head(&self, at: Option<Seq>) -> Result<Option<Head>, StoreError> {
+        let tail = self.journal.lock().tail();
+        match at {
+            Some(0) => Ok(Some(Head::START)),
+            Some(seq) if seq != tail.seq => history::head(|seq| self.journal.lock().block(seq), seq),
+            _ => Ok(Some(tail.into())),
         }
-        Ok(page)
+    }
+
+    fn export(&self, after: Head, until: Seq) -> Result<(Vec<u8>, Head), StoreError> {
+        let block = if after.seq < until { self.journal.lock().block(after.seq + 1) } else { None };
+        block.map_or(Ok((Vec::new(), after)), |block| export::lines(&block, after, until))
+    }
+
+    fn verify(&self, heads: &[Head]) -> Result<Verified, StoreError> {
+        let Some(_only) = self.verifying.try_lock() else {
+            return Err(StoreError::Unavailable("the journal is being verified already; ask again when that is done".into()));
+        };
+        let (extents, tail) = {
+            let journal = self.journal.lock();
+            (journal.extents(), journal.tail())
+        };
+        verify::files(&extents, heads, Some(("the running gateway", tail.into())))
     }
 
     fn health(&self) -> Health {

@@ -16,6 +16,7 @@ use super::draft::Tail;
 use super::line::{self, Chain, FORMAT, Header};
 use super::segment::{Block, Damage, Segment};
 use super::sum::Sum;
+use super::verify::Extent;
 use super::{Seq, StoreError};
 
 /// A new file is begun by the first group that finds the last one this long.
@@ -230,6 +231,11 @@ impl Journal {
         tried
     }
 
+    /// Its files, each up to where its last durable line ends.
+    pub fn extents(&self) -> Vec<Extent> {
+        self.segments.iter().map(|segment| Extent { path: segment.path.clone(), end: segment.end }).collect()
+    }
+
     /// The lines around `seq`, if there is such a line.
     pub fn block(&self, seq: Seq) -> Option<Block> {
         if seq > self.tail.seq {
@@ -241,7 +247,7 @@ impl Journal {
 }
 
 /// The files of a journal in their order.
-fn files_in(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+pub fn files_in(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let unreadable = |e: io::Error| StoreError::Unavailable(format!("{} cannot be read: {e}", folder.display()));
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {

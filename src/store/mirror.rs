@@ -8,6 +8,8 @@
 //! k<key 16>                → <seq 8> <machine 16> <stored key>
 //! i<machine 16><key 16>    → (nothing)      the keys of a machine
 //! a<actor>                 → <seq 8>        the last change by that actor
+//! d<m or k><id 16>         → <seq 8> <seq 8>   a deleted record: the change that deleted it, and the last one before (0 = none)
+//! !tombstones              → (nothing)      no deleted record is missing: filled by a make that keeps `d`
 //! !applied                 → <seq 8> <chain 32>   the line up to which all of this stands
 //! ```
 //!
@@ -31,6 +33,7 @@ const BATCH: usize = 64;
 const LOCK_TRIES: u32 = 250;
 
 const APPLIED: &[u8] = b"!applied";
+const TOMBSTONES: &[u8] = b"!tombstones";
 const SEQ: usize = 8;
 const ID: usize = 16;
 
@@ -43,6 +46,15 @@ pub struct Broken(pub String);
 pub struct Applied {
     pub seq: Seq,
     pub chain: Chain,
+}
+
+/// What is left of a deleted record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// The change that deleted it. It may be about another record: a machine's end is that of its keys.
+    pub deleted: Seq,
+    /// The last change before that.
+    pub before: Option<Seq>,
 }
 
 /// What one journal line writes: names, and their values or `None` where they go.
@@ -159,6 +171,18 @@ impl Mirror {
         self.get(APPLIED)?.map(|value| decode_applied(&value).ok_or_else(|| Broken("no valid `applied` in it".into()))).transpose()
     }
 
+    /// Says of a new mirror that every deletion will be noted in it.
+    pub fn begin_tombstones(&self) -> Result<(), Broken> {
+        let mut batch = sled::Batch::default();
+        batch.insert(TOMBSTONES, &[]);
+        self.write(batch)
+    }
+
+    /// Whether what is neither a record nor a tombstone never was. Mirrors of earlier makes do not know.
+    pub fn has_all_tombstones(&self) -> Result<bool, Broken> {
+        Ok(self.get(TOMBSTONES)?.is_some())
+    }
+
     /// Reads everything and sums it. The index has no part in the sum that the journal knows, so it is compared with the keys.
     pub fn check(&self) -> Result<Sum, Broken> {
         let (mut sum, mut of_keys, mut of_index) = (Sum::default(), Sum::default(), Sum::default());
@@ -171,8 +195,8 @@ impl Mirror {
                     of_keys.add(&machine.as_u128().to_be_bytes(), &name[1..]);
                 }
                 (Some(b'i'), _) if name.len() == 1 + 2 * ID => of_index.add(&name[1..1 + ID], &name[1 + ID..]),
-                (Some(b'a'), _) => {}
-                _ => odd |= name != APPLIED,
+                (Some(b'a' | b'd'), _) => {}
+                _ => odd |= name != APPLIED && name != TOMBSTONES,
             }
             true
         })?;
@@ -234,6 +258,21 @@ pub fn indexed_key(name: &[u8]) -> Option<KeyId> {
 
 pub fn actor_name(actor: &str) -> Vec<u8> {
     [b"a", actor.as_bytes()].concat()
+}
+
+/// The name under which a deleted record is remembered. No part of the sum.
+pub fn tombstone_name(record: &[u8]) -> Vec<u8> {
+    [b"d", record].concat()
+}
+
+pub fn tombstone_value(tombstone: Tombstone) -> Vec<u8> {
+    [tombstone.deleted.to_be_bytes(), tombstone.before.unwrap_or_default().to_be_bytes()].concat()
+}
+
+pub fn split_tombstone(value: &[u8]) -> Option<Tombstone> {
+    let (deleted, before) = split_machine(value)?;
+    let before = Seq::from_be_bytes(before.try_into().ok()?);
+    Some(Tombstone { deleted, before: (before > 0).then_some(before) })
 }
 
 /// Whether a name is that of a record, which the sum counts.

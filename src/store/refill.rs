@@ -136,6 +136,9 @@ fn facts(block: &Block, seq: Seq, line: &Line<'_>) -> Result<(Facts, Sum), Store
 
 /// Replays the lines after `applied` into a mirror whose records sum up to `sum`. The sum is compared with every line's.
 pub fn catch_up(mirror: &Mirror, journal: &Journal, applied: Seq, mut sum: Sum) -> Result<(), Stuck> {
+    if applied == 0 {
+        mirror.begin_tombstones()?;
+    }
     let mut next = applied + 1;
     while let Some(block) = journal.block(next) {
         let mut effects = Effects::upon(mirror, sum);

@@ -1,7 +1,7 @@
 //! One file of the journal, read: which lines it has, and what of it is damaged.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Take};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -131,25 +131,30 @@ fn state_of(bytes: &[u8], seq: Seq) -> Result<Sum, Fault> {
 }
 
 /// A file on its way through memory, a line at a time.
-struct Reading<'p> {
+pub struct Reading<'p> {
     path: &'p Path,
-    file: BufReader<File>,
+    file: BufReader<Take<File>>,
     bytes: Vec<u8>,
     /// Where the current line begins and ends, and which of the file it is, from 1.
-    offset: u64,
-    end: u64,
-    number: u64,
+    pub offset: u64,
+    pub end: u64,
+    pub number: u64,
 }
 
 impl<'p> Reading<'p> {
     fn open(path: &'p Path) -> Result<Reading<'p>, StoreError> {
+        Reading::open_until(path, u64::MAX)
+    }
+
+    /// Nothing from byte `until` on is read.
+    pub fn open_until(path: &'p Path, until: u64) -> Result<Reading<'p>, StoreError> {
         let file = File::open(path).map_err(|e| unreadable(path, &e))?;
-        let file = BufReader::with_capacity(256 * 1024, file);
+        let file = BufReader::with_capacity(256 * 1024, file.take(until));
         Ok(Reading { path, file, bytes: Vec::new(), offset: 0, end: 0, number: 0 })
     }
 
     /// Whether there was one more.
-    fn next_line(&mut self) -> Result<bool, StoreError> {
+    pub fn next_line(&mut self) -> Result<bool, StoreError> {
         self.offset = self.end;
         self.number += 1;
         self.bytes.clear();
@@ -158,7 +163,7 @@ impl<'p> Reading<'p> {
         Ok(read > 0)
     }
 
-    fn line(&self) -> Result<Line<'_>, Fault> {
+    pub fn line(&self) -> Result<Line<'_>, Fault> {
         line::decode(self.bytes.strip_suffix(b"\n").ok_or(Fault::Unfinished)?)
     }
 
@@ -206,7 +211,7 @@ impl<'p> Reading<'p> {
     }
 }
 
-fn header_in(line: &Line<'_>) -> Result<Header, Fault> {
+pub fn header_in(line: &Line<'_>) -> Result<Header, Fault> {
     serde_json::from_slice(line.public).map_err(|_| Fault::Content)
 }
 

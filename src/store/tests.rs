@@ -4,4 +4,5 @@
 mod damage;
 mod faults;
 mod ordinary;
+mod trust;
 mod world;

@@ -14,7 +14,7 @@ use super::{Admin, AdminSocket, Arc, Listeners, SocketAddr, StdTcpListener, serv
 use crate::clock::Clock;
 use crate::model::{Key, KeyId, Machine, MachineId, Timestamp};
 use crate::registry::Registry;
-use crate::store::{Entry, Health, Record, Seq, Store, StoreError};
+use crate::store::{Entry, Filter, Head, Health, History, Record, Seq, Store, StoreError, Subject, Verified};
 
 /// A store on a dead disk: it starts empty and then fails at everything.
 struct Dead;
@@ -42,7 +42,22 @@ impl Store for Dead {
     fn commit(&self, _: Vec<Entry>) -> Result<Vec<Seq>, StoreError> {
         dead()
     }
-    fn journal(&self, _: Option<Seq>, _: usize) -> Result<Vec<Value>, StoreError> {
+    fn history(&self, _: &Filter, _: Option<Seq>, _: usize) -> Result<History, StoreError> {
+        dead()
+    }
+    fn entry(&self, _: Seq) -> Result<Option<Value>, StoreError> {
+        dead()
+    }
+    fn was_there(&self, _: Subject) -> Result<Option<bool>, StoreError> {
+        dead()
+    }
+    fn head(&self, _: Option<Seq>) -> Result<Option<Head>, StoreError> {
+        dead()
+    }
+    fn export(&self, _: Head, _: Seq) -> Result<(Vec<u8>, Head), StoreError> {
+        dead()
+    }
+    fn verify(&self, _: &[Head]) -> Result<Verified, StoreError> {
         dead()
     }
     fn health(&self) -> Health {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::model::{Environment, Key, KeyId, KeyState, Machine, MachineId, PermissionName, SecretHash, TierName, Timestamp};
-use crate::store::{Embedded, Entry, Op, Record, Store, Subject};
+use crate::store::{Embedded, Entry, Filter, Op, Record, Seq, Store, StoreError, Subject};
 
 /// What was told to be done; numbers choose among what is there.
 #[derive(Clone, Copy, Debug)]
@@ -224,6 +224,11 @@ pub fn told(store: &Embedded, actions: &[Action]) -> Vec<World> {
         }
     }
     states
+}
+
+/// The public part of every line, newest first.
+pub fn journal(store: &Embedded, before: Option<Seq>, limit: usize) -> Result<Vec<serde_json::Value>, StoreError> {
+    Ok(store.history(&Filter::default(), before, limit)?.lines)
 }
 
 pub fn copy_folder(from: &Path, to: &Path) {
