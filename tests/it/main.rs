@@ -17,6 +17,7 @@ mod formats;
 mod framing;
 mod headers;
 mod image;
+mod journal;
 mod lifecycle;
 mod limits;
 mod readme;
