@@ -43,6 +43,7 @@
 //! | when a call is tried again | `proxy/forward.rs` |
 //! | what a change does to a key | `model/key.rs`; who may meet whom in one sync: `registry/writer.rs` |
 //! | what stands in the journal | `store/draft.rs`, `store/line.rs`, `store/records.rs` |
+//! | how the journal is searched, verified, exported | `store/history.rs`, `store/verify.rs`, `store/export.rs` |
 //! | a setting | `config/settings.rs`, the reader beside it, `config/octroi.yaml`, `docs/settings.md` |
 //! | a metric | `telemetry/metrics.rs`, or `app/watch.rs` for numbers that other rooms keep |
 //! | a field of the access log | `telemetry/access/line.rs` |

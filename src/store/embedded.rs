@@ -243,7 +243,8 @@ impl Store for Embedded {
             (Err(broken), Some(mirror)) => return Err(StoreError::Unavailable(self.retire(mirror, &broken))),
             (Err(Broken(why)), None) => return Err(StoreError::Unavailable(why)),
         };
-        // The lock is not held while the disk is read: a page must not keep changes waiting.
+        // Neither mirror nor lock is held while the disk is read: a page keeps no refill and no change waiting.
+        drop(mirror);
         walk.finish(|seq| self.journal.lock().block(seq))
     }
 
@@ -252,6 +253,9 @@ impl Store for Embedded {
     }
 
     fn was_there(&self, subject: Subject) -> Result<Option<bool>, StoreError> {
+        if self.serving().is_err() {
+            return Ok(None);
+        }
         let trace = self.ask(|mirror| Ok(history::trace(mirror, subject)?))?;
         Ok(match trace {
             Trace::Live(_) | Trace::Deleted(_) => Some(true),

@@ -217,7 +217,8 @@ impl<'f> Walk<'f> {
         } else {
             self.skipped += 1;
         }
-        self.next = self.older(at, &shown).and_then(there);
+        // A link that does not lead back is not followed.
+        self.next = self.older(at, &shown).filter(|older| *older < at).and_then(there);
         Ok(())
     }
 

@@ -148,6 +148,22 @@ fn a_mirror_without_tombstones_opens_and_lines_are_found_all_the_same() {
     assert_eq!(history::trace(&store.serving().unwrap(), never).unwrap(), Trace::Unknown);
 }
 
+#[test]
+fn the_journal_is_searched_and_verified_without_a_mirror() {
+    let (_folder, store, _) = store_with(120);
+    let all = journal(&store, None, usize::MAX).unwrap();
+    store.retire(&store.serving().unwrap(), &mirror::Broken("read: no".into()));
+    for id in all.iter().map(|line| line["subject"].as_str().unwrap()) {
+        let subject = id.parse().unwrap();
+        let filter = Filter { subject: Some(subject), actor: Some("socket:root".into()), ..Filter::default() };
+        let is = |line: &&Value| concerns(line, id) && line["actor"] == "socket:root";
+        let expected: Vec<Value> = all.iter().filter(is).cloned().collect();
+        assert_eq!(paged(&store, &filter, 3), seqs(&expected), "{id}");
+        assert_eq!(store.was_there(subject).unwrap(), None);
+    }
+    assert!(store.verify(&[]).unwrap().is_good());
+}
+
 // --- verification --------------------------------------------------------------------------------------------------------------
 
 /// What the files alone say.
