@@ -172,7 +172,7 @@ impl<'f> Walk<'f> {
         while self.page.lines.len() < self.limit && self.skipped < MAX_SKIPPED {
             let Some(at) = self.next else { break };
             match block(at) {
-                Some(block) => self.visit(&block, at)?,
+                Some(block) => self.visit(&block)?,
                 None => self.next = None,
             }
         }
@@ -180,20 +180,16 @@ impl<'f> Walk<'f> {
         Ok(self.page)
     }
 
-    fn visit(&mut self, block: &Block, last: Seq) -> Result<(), StoreError> {
-        let mut lines = Vec::new();
-        block.each(|seq, line| {
-            if seq <= last {
-                lines.push(line.public.to_vec());
-            }
-            Ok(())
-        })?;
+    fn visit(&mut self, block: &Block) -> Result<(), StoreError> {
+        let bytes = block.read()?;
+        let lines: Vec<&[u8]> = Block::split(&bytes).collect();
         while let Some(at) = self.next.filter(|at| *at >= block.first)
             && self.page.lines.len() < self.limit
             && self.skipped < MAX_SKIPPED
         {
             let line = usize::try_from(at - block.first).ok().and_then(|index| lines.get(index));
-            self.look(at, line.ok_or_else(|| block.unusable(at, "it is not there"))?).map_err(|_| no_json(block, at))?;
+            let line = block.decode(at, line.ok_or_else(|| block.unusable(at, "it is not there"))?)?;
+            self.look(at, line.public).map_err(|_| no_json(block, at))?;
         }
         Ok(())
     }

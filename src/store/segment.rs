@@ -218,15 +218,26 @@ pub fn header_in(line: &Line<'_>) -> Result<Header, Fault> {
 impl Block {
     /// Visits its lines in order.
     pub fn each(&self, mut each: impl FnMut(Seq, &Line<'_>) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let bytes = self.read()?;
+        (self.first..).zip(Block::split(&bytes)).try_for_each(|(seq, bytes)| each(seq, &self.decode(seq, bytes)?))
+    }
+
+    /// Its bytes, for who needs few of its lines.
+    pub fn read(&self) -> Result<Vec<u8>, StoreError> {
         let mut bytes = vec![0; usize::try_from(self.to - self.from).map_err(|_| StoreError::Unavailable("out of memory".into()))?];
         let file = File::open(&self.path).map_err(|e| unreadable(&self.path, &e))?;
         file.read_exact_at(&mut bytes, self.from).map_err(|e| unreadable(&self.path, &e))?;
-        let lines = bytes.strip_suffix(b"\n").unwrap_or(&bytes).split(|b| *b == b'\n');
-        for (seq, bytes) in (self.first..).zip(lines) {
-            let line = line::decode(bytes).map_err(|fault| self.unusable(seq, &fault.to_string()))?;
-            each(seq, &line)?;
-        }
-        Ok(())
+        Ok(bytes)
+    }
+
+    /// The lines in what was read, not looked at yet.
+    pub fn split(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+        bytes.strip_suffix(b"\n").unwrap_or(bytes).split(|b| *b == b'\n')
+    }
+
+    /// Looks at one of them.
+    pub fn decode<'b>(&self, seq: Seq, bytes: &'b [u8]) -> Result<Line<'b>, StoreError> {
+        line::decode(bytes).map_err(|fault| self.unusable(seq, &fault.to_string()))
     }
 
     /// What to say of a line of it that was intact when the file was opened.
