@@ -18,6 +18,7 @@ mod machines;
 mod page;
 mod problem;
 mod store;
+mod stream;
 mod usage;
 mod values;
 pub mod wire;
@@ -99,7 +100,13 @@ fn endpoints() -> Vec<Endpoint> {
         Endpoint::new(Method::POST, "/keys/{id}/revoke", MachinesWrite, post(keys::revoke)),
         Endpoint::new(Method::POST, "/keys/{id}/regenerate", MachinesWrite, post(keys::regenerate)),
         Endpoint::new(Method::GET, "/keys/{id}/usage", MachinesRead, get(keys::usage)),
+        Endpoint::new(Method::GET, "/machines/{id}/activity", MachinesRead, get(journal::of_machine)),
+        Endpoint::new(Method::GET, "/keys/{id}/activity", MachinesRead, get(journal::of_key)),
+        Endpoint::new(Method::GET, "/operators/{id}/activity", PlatformConfigure, get(journal::of_operator)),
         Endpoint::new(Method::GET, "/journal", MachinesRead, get(journal::list)),
+        Endpoint::new(Method::GET, "/journal/{seq}", MachinesRead, get(journal::show)),
+        Endpoint::new(Method::GET, "/journal/verify", MachinesRead, get(journal::verify)),
+        Endpoint::new(Method::GET, "/journal/export", PlatformConfigure, get(journal::export)),
         Endpoint::new(Method::POST, "/journal/archive", PlatformConfigure, post(store::archive)),
         Endpoint::new(Method::POST, "/store/backup", PlatformConfigure, post(store::backup)),
         Endpoint::new(Method::GET, "/store/verify", PlatformConfigure, get(store::verify)),

@@ -16,6 +16,7 @@ mod machine;
 mod named;
 mod output;
 mod request;
+mod stopped;
 mod store;
 mod when;
 
@@ -55,7 +56,7 @@ enum Command {
     /// Manage keys: what machines call with
     #[command(subcommand)]
     Key(key::Command),
-    /// Read who changed what, when and why
+    /// Read and verify who changed what, when and why
     #[command(subcommand)]
     Journal(journal::Command),
     /// Look after what the gateway keeps: verify, rebuild, backup, restore

@@ -6,10 +6,11 @@ mod store;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::catalogue::Catalogue;
 use super::usage::KeyUse;
-pub use store::{ArchivedView, VerifiedView};
+pub use store::{ArchivedView, BadEntry, HeadJudged, JournalVerified, StoreVerified};
 
 use crate::model::{Key, Machine, OldValue, Organizations, PermissionSet, Timestamp};
 
@@ -219,7 +220,7 @@ impl UsageView {
 }
 
 /// What the CLI shows of a line of the journal; the line holds more.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct JournalLine {
     pub seq: u64,
     pub time: String,
@@ -228,8 +229,21 @@ pub struct JournalLine {
     pub reason: Option<String>,
     /// `key.revoked` and the like.
     pub what: String,
-    /// The id of the machine or key that the change is about.
+    /// The id of what the change is about; `store` for what was done with the store itself.
     pub subject: String,
+    pub changes: Vec<RecordChange>,
+}
+
+/// What became of one record.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct RecordChange {
+    /// `null` for one that was made.
+    pub before: Option<Map<String, Value>>,
+    /// `null` for one that was deleted.
+    pub after: Option<Map<String, Value>>,
+    /// Its id, named by its kind: `{"key": "key_…"}`.
+    #[serde(flatten)]
+    pub record: Map<String, Value>,
 }
 
 fn names(set: &PermissionSet) -> Vec<String> {

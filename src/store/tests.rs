@@ -5,4 +5,5 @@ mod care;
 mod damage;
 mod faults;
 mod ordinary;
+mod trust;
 mod world;

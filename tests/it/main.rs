@@ -18,6 +18,7 @@ mod formats;
 mod framing;
 mod headers;
 mod image;
+mod journal;
 mod lifecycle;
 mod limits;
 mod readme;
