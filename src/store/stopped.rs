@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::check::{self, Extent, Verified};
+use super::check::{self, Extent, Flaw, Verified};
 use super::draft::Tail;
 use super::head::Head;
 use super::journal::files_in;
@@ -40,18 +40,28 @@ pub fn files(folder: &Path, heads: &[Head], known: Option<Head>) -> Result<Verif
     }
     let origin = origin(&paths)?;
     let extents: Vec<Extent> = paths.into_iter().map(|path| Extent { path, end: u64::MAX }).collect();
-    check::files(origin, &extents, heads, known.map(|head| ("the mirror beside it", head)))
+    let mut verified = check::files(origin, &extents, heads, known.map(|head| ("the mirror beside it", head)))?;
+    if verified.flaw.is_none() && origin.seq > 0 && !is_vouched_for(&extents)? {
+        let why = format!("the files before change {} are missing, and no entry vouches for the snapshot beside this one", origin.seq + 1);
+        verified.flaw = extents.first().map(|first| Flaw { file: first.path.clone(), line: 1, seq: None, why });
+    }
+    Ok(verified)
 }
 
-/// What the first file must follow from: the very beginning, unless a snapshot stands for what was before it.
+/// What the first file must follow from: the very beginning, unless there is a snapshot that may stand for what was before it.
 fn origin(paths: &[PathBuf]) -> Result<Tail, StoreError> {
-    let Some(before) = paths.first().map(|first| Segment::origin(first)).transpose()?.flatten() else { return Ok(Tail::start()) };
-    for path in paths {
-        if Snapshot::vouched_for(path)?.is_some() {
-            return Ok(before);
+    let before = paths.first().map(|first| Segment::origin(first)).transpose()?.flatten();
+    let may_rest = paths.iter().any(|path| path.with_extension("snapshot").exists());
+    Ok(before.filter(|_| may_rest).unwrap_or_else(Tail::start))
+}
+
+fn is_vouched_for(extents: &[Extent]) -> Result<bool, StoreError> {
+    for extent in extents {
+        if Snapshot::vouched_for(&extent.path)?.is_some() {
+            return Ok(true);
         }
     }
-    Ok(Tail::start())
+    Ok(false)
 }
 
 /// Up to where the mirror stands. Sled writes as it opens, so it is given a copy.
