@@ -7,6 +7,7 @@
 mod support;
 
 mod admin;
+mod archived;
 mod attack;
 mod bounds;
 mod care;
@@ -22,6 +23,7 @@ mod journal;
 mod lifecycle;
 mod limits;
 mod readme;
+mod replay;
 mod rooms;
 mod routing;
 mod secrecy;
