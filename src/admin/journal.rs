@@ -7,7 +7,6 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use http::{HeaderValue, header};
-use serde::Serialize;
 use serde_json::Value;
 
 use super::Admin;
@@ -15,7 +14,7 @@ use super::fields::Read;
 use super::page::{Page, Params, cursor};
 use super::problem::Problem;
 use super::stream::{self, Broken, Out};
-use super::wire::{JournalVerified, List};
+use super::wire::{JournalPage, JournalVerified};
 use crate::model::Timestamp;
 use crate::store::{About, Filter, Head, Seq, Store, StoreError, Subject};
 
@@ -24,16 +23,7 @@ const MAX_HEADS: usize = 100;
 /// The longest name of an actor or of a kind of change, in characters.
 const MAX_TEXT: usize = 200;
 
-type Listed = Result<Json<Lines>, Problem>;
-
-/// A page of the journal.
-#[derive(Serialize)]
-pub struct Lines {
-    #[serde(flatten)]
-    list: List<Value>,
-    /// The list ends with this change, the first one that is here: those before were archived. `null` where nothing is missing, or pages are left.
-    archived_before: Option<Seq>,
-}
+type Listed = Result<Json<JournalPage>, Problem>;
 
 /// Newest first.
 pub async fn list(State(admin): State<Arc<Admin>>, mut params: Params) -> Listed {
@@ -71,10 +61,10 @@ async fn activity(admin: &Admin, subject: Subject, mut params: Params) -> Listed
     if was_there == Some(false) {
         return Err(never());
     }
-    let Json(lines) = answer(admin, filter, page).await?;
+    let Json(listed) = answer(admin, filter, page).await?;
     // A mirror of an earlier make remembers no deletions: then lines are the only trace, and their absence is the answer.
-    let nothing = lines.list.data.is_empty() && lines.list.next_cursor.is_none() && page.after.is_none();
-    if nothing && was_there.is_none() { Err(never()) } else { Ok(Json(lines)) }
+    let nothing = listed.data.is_empty() && listed.next_cursor.is_none() && page.after.is_none();
+    if nothing && was_there.is_none() { Err(never()) } else { Ok(Json(listed)) }
 }
 
 fn conditions(params: &mut Params) -> Filter {
@@ -100,8 +90,8 @@ async fn answer(admin: &Admin, filter: Filter, page: Page) -> Listed {
     let before = page.after.map(|mark| Seq::try_from(mark).unwrap_or(Seq::MAX));
     let (history, origin) = admin.ask(move |store| Ok((store.history(&filter, before, page.limit)?, store.origin()))).await?;
     let archived_before = (history.next.is_none() && origin.seq > 0).then_some(origin.seq + 1);
-    let list = List { data: history.lines, next_cursor: history.next.map(|before| cursor(before.into())) };
-    Ok(Json(Lines { list, archived_before }))
+    let next_cursor = history.next.map(|before| cursor(before.into()));
+    Ok(Json(JournalPage { data: history.lines, next_cursor, archived_before }))
 }
 
 pub async fn show(State(admin): State<Arc<Admin>>, Path(seq): Path<String>) -> Result<Json<Value>, Problem> {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::catalogue::Catalogue;
 use super::usage::KeyUse;
-pub use store::{ArchivedView, BadEntry, HeadJudged, JournalVerified, StoreVerified};
+pub use store::{ArchivedView, BadEntry, HeadJudged, JournalPage, JournalVerified, StoreVerified};
 
 use crate::model::{Key, Machine, OldValue, Organizations, PermissionSet, Timestamp};
 

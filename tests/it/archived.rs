@@ -69,7 +69,12 @@ fn j_lists_and_activity_end_where_an_archived_journal_begins_and_say_so() {
     assert_eq!((whats(&list), &list["archived_before"]), (vec!["key.deactivated".into(), "journal.archived".into()], &json!(5)));
     assert_eq!(whats(&admin.get("/v1/journal?subject=store")), ["journal.archived"]);
     assert_eq!(whats(&world.json(&["journal", "list", "--subject", "store"])), ["journal.archived"]);
-    assert!(world.run(&["journal", "list"]).done().contains("journal.archived"));
+    let listed = world.run(&["journal", "list"]);
+    assert!(
+        listed.done().contains("journal.archived") && listed.err == "note: the changes before 5 were archived and are not here\n",
+        "{listed:?}"
+    );
+    assert_eq!(world.run(&["journal", "list", "--limit", "1"]).err, "", "not there yet");
     assert!(world.run(&["journal", "show", "2"]).failed(1).contains("change 2 was archived: the journal here begins with change 5"));
     assert!(world.run(&["journal", "show", "5"]).done().contains("store"));
     assert!(world.run(&["journal", "show", "9"]).failed(1).contains("no change"));

@@ -140,7 +140,7 @@ fn permissions(to: u8) -> PermissionSet {
 }
 
 fn organizations(to: u8) -> Option<Organizations> {
-    (to % 7 == 0).then(|| [format!("org-{to}")].into_iter().collect())
+    to.is_multiple_of(7).then(|| [format!("org-{to}")].into_iter().collect())
 }
 
 fn tier(to: u8) -> Option<TierName> {

@@ -1,6 +1,7 @@
 //! What the admin API says of the store and of the journal in it.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::store::{Archived, Flaw, Judged, Verified, Whole};
 
@@ -38,6 +39,17 @@ impl From<Whole> for StoreVerified {
             notes,
         }
     }
+}
+
+/// A page of the journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JournalPage {
+    pub data: Vec<Value>,
+    /// As in any list.
+    pub next_cursor: Option<String>,
+    /// The list ends with this change, the first one that is here: those before were archived. `null` where nothing is missing, or pages
+    /// are left.
+    pub archived_before: Option<u64>,
 }
 
 /// What a verification of the journal found.

@@ -1,7 +1,7 @@
 //! `octroi journal list`: which changes there were.
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::client::{Client, understand};
 use super::super::failure::{Failure, Outcome};
@@ -56,7 +56,11 @@ impl ListArgs {
             ("since", self.since.as_deref()),
             ("until", self.until.as_deref()),
         ]);
-        let lines = client.all("/v1/journal", &query, most)?;
+        let (lines, rest) = client.pages("/v1/journal", &query, most)?;
+        // To stderr: it is about what is not in the list.
+        if let Some(first) = rest.get("archived_before").and_then(Value::as_u64) {
+            output::note(&format!("note: the changes before {first} were archived and are not here"));
+        }
         if self.shared.wants_json() {
             return output::print_json(&json!({"data": lines}));
         }
