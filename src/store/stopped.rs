@@ -10,10 +10,9 @@ use super::draft::Tail;
 use super::head::Head;
 use super::journal::files_in;
 use super::mirror::{Broken, Mirror};
-
 use super::segment::Segment;
 use super::snapshot::Snapshot;
-use super::{StoreError, lock};
+use super::{StoreError, lock, restore};
 
 /// What was found in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +25,7 @@ pub struct Stopped {
 /// Verifies the journal in a store's folder, and that it reaches as far as the mirror beside it.
 pub fn verify_journal(folder: &Path, heads: &[Head]) -> Result<Stopped, StoreError> {
     lock::see_that_it_is_free(folder)?;
+    restore::refuse_unfinished(folder)?;
     let known = mirror_head(&folder.join("sled"));
     let verified = files(folder, heads, known.as_ref().ok().copied())?;
     Ok(Stopped { verified, mirror: known.err() })

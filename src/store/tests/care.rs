@@ -10,7 +10,9 @@ use tempfile::{TempDir, tempdir};
 
 use super::world::*;
 use crate::model::Timestamp;
-use crate::store::{Author, Backup, Embedded, Restore, Restored, Store, StoreError, check_backup, disk, rebuild, restore, verify_store};
+use crate::store::{
+    Author, Backup, Embedded, Restore, Restored, Store, StoreError, check_backup, disk, rebuild, restore, verify_journal, verify_store,
+};
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
@@ -225,6 +227,7 @@ fn a_restore_cut_off_at_any_step_leaves_the_old_store_or_the_new_one() {
             .collect();
         renamings.iter().take(steps).for_each(|(from, to)| fs::rename(from, to).unwrap());
         assert!(verify_store(&at).is_err(), "who only looks does not end it");
+        assert!(verify_journal(&at, &[]).is_err());
         let store = small(&at);
         assert_holds(&store, &case.then);
         let notices = store.notices();
