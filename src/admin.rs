@@ -27,6 +27,7 @@ mod problem;
 mod revision;
 mod settings;
 mod store;
+mod stream;
 mod tls;
 mod usage;
 mod values;
@@ -138,7 +139,13 @@ fn endpoints() -> Vec<Endpoint> {
         Endpoint::new(Method::POST, "/operators/{id}/disable", PlatformConfigure, post(operators::disable)),
         Endpoint::new(Method::POST, "/operators/{id}/regenerate", PlatformConfigure, post(operators::regenerate)),
         Endpoint::new(Method::GET, "/whoami", None, get(operators::whoami)),
+        Endpoint::new(Method::GET, "/machines/{id}/activity", MachinesRead, get(journal::of_machine)),
+        Endpoint::new(Method::GET, "/keys/{id}/activity", MachinesRead, get(journal::of_key)),
+        Endpoint::new(Method::GET, "/operators/{id}/activity", PlatformConfigure, get(journal::of_operator)),
         Endpoint::new(Method::GET, "/journal", MachinesRead, get(journal::list)),
+        Endpoint::new(Method::GET, "/journal/{seq}", MachinesRead, get(journal::show)),
+        Endpoint::new(Method::GET, "/journal/verify", MachinesRead, get(journal::verify)),
+        Endpoint::new(Method::GET, "/journal/export", PlatformConfigure, get(journal::export)),
         Endpoint::new(Method::POST, "/journal/archive", PlatformConfigure, post(store::archive)),
         Endpoint::new(Method::POST, "/store/backup", PlatformConfigure, post(store::backup)),
         Endpoint::new(Method::GET, "/store/verify", PlatformConfigure, get(store::verify)),

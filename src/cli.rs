@@ -19,6 +19,7 @@ mod named;
 mod operator;
 mod output;
 mod request;
+mod stopped;
 mod store;
 mod when;
 
@@ -63,7 +64,7 @@ enum Command {
     /// Manage operators: who may use the admin API over the network
     #[command(subcommand)]
     Operator(operator::Command),
-    /// Read who changed what, when and why
+    /// Read and verify who changed what, when and why
     #[command(subcommand)]
     Journal(journal::Command),
     /// Look after what the gateway keeps: verify, rebuild, backup, restore

@@ -45,7 +45,8 @@
 //! | what a change does to a key | `model/key.rs`; who may meet whom in one sync: `registry/writer.rs` |
 //! | which labels are vague, when a key is idle or an old value safe to end | `model/key.rs`; what the gateway does about idle keys: `app/idle.rs` |
 //! | what stands in the journal | `store/draft.rs`, `store/line.rs`, `store/records.rs` |
-//! | backup, restore, archiving, the look through the store | `store/backup.rs`, `restore.rs`, `archive.rs`, `snapshot.rs`, `verify.rs`; on a stopped gateway: `app/care.rs` |
+//! | backup, restore, archiving, the look through the store | `store/backup.rs`, `restore.rs`, `archive.rs`, `snapshot.rs`, `verify.rs`; for the commands on a stopped gateway: `app/care.rs` |
+//! | how the journal is searched, verified, exported | `store/history.rs`, `store/check.rs`, `store/export.rs` |
 //! | a setting | `config/settings.rs`, the reader beside it, `config/octroi.yaml`, `docs/settings.md` |
 //! | a metric | `telemetry/metrics.rs`, or `app/watch.rs` for numbers that other rooms keep |
 //! | a field of the access log | `telemetry/access/line.rs` |

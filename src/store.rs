@@ -6,11 +6,15 @@
 
 mod archive;
 mod backup;
+mod check;
 mod disk;
 mod draft;
 mod effects;
 mod embedded;
+mod export;
+mod head;
 mod hex;
+mod history;
 mod journal;
 mod line;
 mod lock;
@@ -20,19 +24,23 @@ mod refill;
 mod restore;
 mod segment;
 mod snapshot;
+mod stopped;
 mod sum;
 #[cfg(test)]
 mod tests;
 mod verify;
 
 pub use archive::Archived;
-pub use backup::{Backup, Head, Manifest, check as check_backup};
+pub use backup::{Backup, Manifest, check as check_backup};
+pub use check::{Flaw, Judged, Verified, export as verify_export};
 pub use embedded::Embedded;
+pub use head::{Head, NoHead};
+pub use history::{About, Filter, History, NoSubject};
 pub use refill::rebuild;
 pub use restore::{Restore, Restored, restore};
-pub use verify::{Verified, verify};
+pub use stopped::{Stopped, verify_journal};
+pub use verify::{Whole, verify_store};
 
-use std::fmt;
 use std::net::IpAddr;
 
 use crate::model::{Key, KeyId, Machine, MachineId, Operator, OperatorId, Timestamp};
@@ -57,16 +65,6 @@ pub enum Subject {
     Machine(MachineId),
     Key(KeyId),
     Operator(OperatorId),
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Subject::Machine(id) => id.fmt(f),
-            Subject::Key(id) => id.fmt(f),
-            Subject::Operator(id) => id.fmt(f),
-        }
-    }
 }
 
 /// A change, judged and ready to be stored. The journal's public part shows who, when, what, and each record before and
@@ -152,8 +150,29 @@ pub trait Store: Send + Sync + 'static {
     /// it returns `Err` none of them is visible, now or after a restart.
     fn commit(&self, group: Vec<Entry>) -> Result<Vec<Seq>, StoreError>;
 
-    /// The public part of journal lines, newest first, before `before`: each one a JSON object.
-    fn journal(&self, before: Option<Seq>, limit: usize) -> Result<Vec<serde_json::Value>, StoreError>;
+    /// Lines of the journal that are asked for, newest first, before `before`. At most `limit`; fewer when a bound on what one page may
+    /// cost was reached first.
+    fn history(&self, filter: &Filter, before: Option<Seq>, limit: usize) -> Result<History, StoreError>;
+
+    /// The public part of one line.
+    fn entry(&self, seq: Seq) -> Result<Option<serde_json::Value>, StoreError>;
+
+    /// Whether something with this id is or was there. `None` when only its lines could tell.
+    fn was_there(&self, subject: Subject) -> Result<Option<bool>, StoreError>;
+
+    /// What stood before the first change that is here: [`Head::START`], unless older ones were archived.
+    fn origin(&self) -> Head;
+
+    /// Where the chain stood after a change, or stands now. `None` when there is no such change, or it was archived.
+    fn head(&self, at: Option<Seq>) -> Result<Option<Head>, StoreError>;
+
+    /// Some of the lines after a head, up to `until`, as JSON lines for the world outside, and the head after them: the same one when there
+    /// are no more.
+    fn export(&self, after: Head, until: Seq) -> Result<(Vec<u8>, Head), StoreError>;
+
+    /// Reads all of the journal that is on the disk, and says whether it is what was written and holds these heads. Changes go on meanwhile;
+    /// another reading of all files is refused until it ends.
+    fn verify(&self, heads: &[Head]) -> Result<Verified, StoreError>;
 
     fn health(&self) -> Health;
 

@@ -75,9 +75,7 @@ fn whole() -> Value {
 
 fn described(endpoint: &Endpoint, operation: &Operation, schemas: &mut SchemaGenerator) -> Value {
     let mut parameters = operation.parameters.clone();
-    if endpoint.path.contains("{id}") {
-        parameters.insert(0, shapes::id(endpoint.path));
-    }
+    parameters.splice(0..0, shapes::in_path(endpoint.path));
     if endpoint.method == Method::POST {
         parameters.push(shapes::idempotency_key());
     }

@@ -1,42 +1,33 @@
 //! The care of the store: backup, a look through it, and moving the older journal out.
 
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, header};
-use http_body::Frame;
+use axum::response::Response;
+use http::{HeaderValue, header};
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Admin;
 use super::door::Requester;
 use super::fields::{Fields, Read};
 use super::machines::take_reason;
 use super::problem::{Code, Problem};
-use super::wire::{ArchivedView, VerifiedView};
-use crate::store::{Archived, Author, Backup, StoreError, Verified};
+use super::stream::{self, Broken, Out};
+use super::wire::{ArchivedView, StoreVerified};
+use crate::store::{Archived, Author, Backup, StoreError, Whole};
 
 /// The longest name of a folder, in bytes, as Linux has it. The folders on the way to it are made one by one.
 pub const MAX_PATH: usize = 4_095;
 /// Backups that are read at a time.
 const BACKUPS: usize = 2;
-/// A client that takes nothing for so long has its backup ended.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Where the backup ends, before it is read: `SEQ:CHAIN`.
-const OCTROI_HEAD: HeaderName = HeaderName::from_static("octroi-head");
 
 /// What can be done with the store of a running gateway. All of it blocks on the disk.
 pub trait Care: Send + Sync + 'static {
     fn backup(&self) -> Result<Backup, StoreError>;
-    fn verify(&self) -> Result<Verified, StoreError>;
+    fn verify(&self) -> Result<Whole, StoreError>;
     fn archive(&self, to: &Path, author: &Author) -> Result<Archived, StoreError>;
 }
 
@@ -65,51 +56,32 @@ pub async fn backup(State(admin): State<Arc<Admin>>) -> Result<Response, Problem
     let seat = admin.store.backups.clone().try_acquire_owned().map_err(busy)?;
     let backup = admin.store.ask(|care| care.backup()).await??;
     let head = HeaderValue::from_str(&backup.manifest.head.to_string());
-    let (sender, receiver) = mpsc::channel(2);
-    tokio::spawn(send(backup, sender, seat));
-    let mut response = Body::new(Chunks(receiver)).into_response();
+    let mut response = Response::new(stream::body(|out| send(backup, out, seat)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    head.into_iter().for_each(|head| drop(response.headers_mut().insert(OCTROI_HEAD, head)));
+    head.into_iter().for_each(|head| drop(response.headers_mut().insert(stream::HEAD, head)));
     Ok(response)
 }
 
-type Chunk = std::io::Result<Bytes>;
-
-async fn send(mut backup: Backup, sender: mpsc::Sender<Chunk>, _seat: OwnedSemaphorePermit) {
+async fn send(mut backup: Backup, out: Out, _seat: OwnedSemaphorePermit) -> Result<(), Broken> {
     loop {
         let read = tokio::task::spawn_blocking(move || {
             let chunk = backup.chunk();
             (backup, chunk)
         });
-        let Ok((rest, chunk)) = read.await else { return };
+        let (rest, chunk) = read.await?;
         backup = rest;
-        let Some(chunk) = chunk.transpose() else { return };
-        let failed = chunk.is_err();
-        // Whoever asked is gone, or takes nothing any more.
-        let sent = tokio::time::timeout(PATIENCE, sender.send(chunk.map(Bytes::from))).await;
-        if failed || !matches!(sent, Ok(Ok(()))) {
-            return;
+        match chunk? {
+            Some(chunk) => out.send(chunk).await?,
+            None => return Ok(()),
         }
     }
 }
 
-/// A body that comes in parts. One that breaks off has no end mark, so a client sees that.
-struct Chunks(mpsc::Receiver<Chunk>);
-
-impl http_body::Body for Chunks {
-    type Data = Bytes;
-    type Error = std::io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
-        self.0.poll_recv(context).map(|chunk| chunk.map(|chunk| chunk.map(Frame::data)))
-    }
-}
-
 /// Looks the store through. What is bad is told in the answer, which is none of a failure.
-pub async fn verify(State(admin): State<Arc<Admin>>) -> Result<Json<VerifiedView>, Problem> {
+pub async fn verify(State(admin): State<Arc<Admin>>) -> Result<Json<StoreVerified>, Problem> {
     match admin.store.ask(|care| care.verify()).await? {
-        Ok(verified) => Ok(Json(VerifiedView::from(verified))),
-        Err(StoreError::Unusable(finding)) => Ok(Json(VerifiedView::bad(finding))),
+        Ok(whole) => Ok(Json(StoreVerified::from(whole))),
+        Err(StoreError::Unusable(finding)) => Ok(Json(StoreVerified::bad(finding))),
         Err(error) => Err(error.into()),
     }
 }

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::catalogue::Catalogue;
 use super::usage::{KeyUse, ValueUse};
-pub use store::{ArchivedView, VerifiedView};
+pub use store::{ArchivedView, BadEntry, HeadJudged, JournalPage, JournalVerified, StoreVerified};
 
 use crate::model::{Key, KeyStatus, Machine, OldValue, Operator, Organizations, PermissionSet, Timestamp, Verdict};
 use crate::usage::LastUse;
@@ -387,7 +388,7 @@ impl UsageView {
 }
 
 /// What the CLI shows of a line of the journal; the line holds more.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 pub struct JournalLine {
     pub seq: u64,
     pub time: String,
@@ -396,8 +397,21 @@ pub struct JournalLine {
     pub reason: Option<String>,
     /// `key.revoked` and the like.
     pub what: String,
-    /// The id of the machine or key that the change is about.
+    /// The id of what the change is about; `store` for what was done with the store itself.
     pub subject: String,
+    pub changes: Vec<RecordChange>,
+}
+
+/// What became of one record.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+pub struct RecordChange {
+    /// `null` for one that was made.
+    pub before: Option<Map<String, Value>>,
+    /// `null` for one that was deleted.
+    pub after: Option<Map<String, Value>>,
+    /// Its id, named by its kind: `{"key": "key_…"}`.
+    #[serde(flatten)]
+    pub record: Map<String, Value>,
 }
 
 fn names(set: &PermissionSet) -> Vec<String> {

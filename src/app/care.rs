@@ -1,16 +1,17 @@
-//! The care of the store: what the admin plane asks of a running gateway's, and what the commands do to a stopped one's.
+//! The care of the store and its journal: what the admin plane asks of a running gateway's, and what the commands do to a stopped one's, or
+//! to an export.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::admin::Care;
-use crate::admin::wire::{ArchivedView, VerifiedView};
+use crate::admin::wire::{ArchivedView, JournalVerified, StoreVerified};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::model::Timestamp;
 use crate::registry::Registry;
 pub use crate::store::Manifest;
-use crate::store::{self, Archived, Author, Backup, Embedded, Restore, Restored, StoreError, Verified};
+use crate::store::{self, Archived, Author, Backup, Embedded, Head, NoHead, Restore, Restored, StoreError, Whole};
 use crate::usage::Usage;
 
 /// A running gateway's store, with the usage that lies beside it.
@@ -31,8 +32,8 @@ impl Care for Running {
         self.store.backup(self.clock.now().wall)
     }
 
-    fn verify(&self) -> Result<Verified, StoreError> {
-        self.store.verify()
+    fn verify(&self) -> Result<Whole, StoreError> {
+        self.store.verify_whole()
     }
 
     fn archive(&self, to: &Path, author: &Author) -> Result<Archived, StoreError> {
@@ -51,12 +52,42 @@ fn author(reason: Option<String>) -> Author {
 }
 
 /// Looks a stopped gateway's store through.
-pub fn verify(settings: &Settings) -> Result<VerifiedView, StoreError> {
-    match store::verify(&settings.store) {
-        Ok(verified) => Ok(verified.into()),
-        Err(StoreError::Unusable(finding)) => Ok(VerifiedView::bad(finding)),
+pub fn verify(settings: &Settings) -> Result<StoreVerified, StoreError> {
+    match store::verify_store(&settings.store) {
+        Ok(whole) => Ok(whole.into()),
+        Err(StoreError::Unusable(finding)) => Ok(StoreVerified::bad(finding)),
         Err(error) => Err(error),
     }
+}
+
+/// Why the journal could not be verified.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    #[error("{0}")]
+    Head(#[from] NoHead),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
+/// Reads what people note as a head, and gives it as it is written.
+pub fn head(text: &str) -> Result<String, NoHead> {
+    text.parse::<Head>().map(|head| head.to_string())
+}
+
+/// Verifies a stopped gateway's journal, which is left as it is. Also says why the mirror beside it could not be asked how far the
+/// journal should reach.
+pub fn verify_journal(settings: &Settings, heads: &[String]) -> Result<(JournalVerified, Option<String>), VerifyError> {
+    let stopped = store::verify_journal(&settings.store, &parsed(heads)?)?;
+    Ok((stopped.verified.into(), stopped.mirror))
+}
+
+/// Verifies an export.
+pub fn verify_export(file: &Path, heads: &[String]) -> Result<JournalVerified, VerifyError> {
+    Ok(store::verify_export(file, &parsed(heads)?)?.into())
+}
+
+fn parsed(heads: &[String]) -> Result<Vec<Head>, NoHead> {
+    heads.iter().map(|head| head.parse()).collect()
 }
 
 /// Makes a stopped gateway's mirror anew, and says how many records it has.

@@ -16,12 +16,12 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 
 use super::failure::Failure;
-use crate::admin::wire::{List, ProblemBody};
+use crate::admin::wire::ProblemBody;
 use tls::Tls;
 pub use url::{Trust, Url};
 
@@ -55,6 +55,15 @@ pub struct Client {
 pub struct Answer {
     pub status: u16,
     pub body: Value,
+}
+
+/// A page of any list.
+#[derive(Deserialize)]
+struct Page {
+    data: Vec<Value>,
+    next_cursor: Option<String>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
 }
 
 impl Client {
@@ -95,17 +104,22 @@ impl Client {
 
     /// Every page of a list, up to `most` entries. `query` begins with `?` or is empty.
     pub fn all(&self, path: &str, query: &str, most: usize) -> Result<Vec<Value>, Failure> {
+        self.pages(path, query, most).map(|(entries, _)| entries)
+    }
+
+    /// Likewise, with what else the last page said.
+    pub fn pages(&self, path: &str, query: &str, most: usize) -> Result<(Vec<Value>, Map<String, Value>), Failure> {
         let mut entries = Vec::new();
         let mut cursor: Option<String> = None;
         loop {
             let limit = (most - entries.len()).min(500);
             let join = if query.is_empty() { '?' } else { '&' };
             let after = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
-            let page: List<Value> = self.read(&format!("{path}{query}{join}limit={limit}{after}"))?;
+            let page: Page = self.read(&format!("{path}{query}{join}limit={limit}{after}"))?;
             entries.extend(page.data);
             cursor = page.next_cursor;
             if cursor.is_none() || entries.len() >= most {
-                return Ok(entries);
+                return Ok((entries, page.rest));
             }
         }
     }

@@ -13,9 +13,9 @@ use super::SettingsFile;
 use super::failure::{Failure, Outcome};
 use super::output::{self, Format, card};
 use super::request::{Reason, Shared};
-use crate::admin::wire::VerifiedView;
+use super::stopped::{ask_or_open, failed, load};
+use crate::admin::wire::StoreVerified;
 use crate::app::care;
-use crate::config::{self, Settings};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -72,34 +72,10 @@ impl Command {
     }
 }
 
-/// Asks the running gateway; where none answers and the settings are named, does it to the stopped one.
-pub fn on_or_off<T>(
-    shared: &Shared,
-    online: impl FnOnce() -> Result<T, Failure>,
-    offline: impl FnOnce(&Settings) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    match (online(), shared.settings()) {
-        (Err(Failure::Unreachable(_)), Some(file)) => offline(&load(&file)?),
-        (Err(Failure::Unreachable(why)), None) => {
-            Err(Failure::Unreachable(format!("{why}. With --config FILE this can be done to a stopped gateway, too")))
-        }
-        (answer, _) => answer,
-    }
-}
-
-fn load(file: &Path) -> Result<Settings, Failure> {
-    config::load(file).map_err(|findings| Failure::Usage(findings.to_string()))
-}
-
-/// What the store says when it does not do as asked.
-pub fn failed(error: impl std::fmt::Display) -> Failure {
-    Failure::Refused(error.to_string())
-}
-
 impl Verify {
     fn run(self) -> Outcome {
         let online = || self.shared.client()?.read("/v1/store/verify");
-        let found: VerifiedView = on_or_off(&self.shared, online, |settings| care::verify(settings).map_err(failed))?;
+        let found: StoreVerified = ask_or_open(&self.shared, online, |settings| care::verify(settings).map_err(failed))?;
         if self.shared.wants_json() {
             output::print_json(&found)?;
         } else if found.intact {
@@ -112,13 +88,13 @@ impl Verify {
     }
 }
 
-fn shown(found: &VerifiedView) -> String {
+fn shown(found: &StoreVerified) -> String {
     let number = |n: Option<u64>| n.map(|n| n.to_string()).unwrap_or_default();
     let mut lines = vec![
         ("intact", "yes".to_owned()),
         ("head", found.head.clone().unwrap_or_default()),
         ("first change", number(found.first)),
-        ("files", number(found.files.map(|n| n as u64))),
+        ("files", number(found.files)),
         ("records", number(found.records)),
     ];
     lines.extend(found.notes.iter().map(|note| ("note", note.clone())));
@@ -164,7 +140,7 @@ impl Backup {
             self.shared.client()?.download("POST", "/v1/store/backup", &mut file)?;
             Ok(file)
         };
-        let file = on_or_off(&self.shared, online, |settings| {
+        let file = ask_or_open(&self.shared, online, |settings| {
             let mut file = create()?;
             let mut backup = care::backup(settings).map_err(failed)?;
             io::copy(&mut backup, &mut file).map_err(on_disk)?;

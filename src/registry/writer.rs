@@ -218,7 +218,7 @@ mod tests {
     use crate::model::change::NewMachine;
     use crate::model::{Actor, Machine, Operator, OperatorId, Rights, Timestamp};
     use crate::registry::Registry;
-    use crate::store::{Kept, Record};
+    use crate::store::{Filter, Head, History, Kept, Record, Seq, Subject, Verified};
 
     /// Refuses changes until it was asked to get well.
     #[derive(Default)]
@@ -267,8 +267,32 @@ mod tests {
             }
         }
 
-        fn journal(&self, _: Option<Seq>, _: usize) -> Result<Vec<serde_json::Value>, StoreError> {
-            Ok(Vec::new())
+        fn history(&self, _: &Filter, _: Option<Seq>, _: usize) -> Result<History, StoreError> {
+            Ok(History::default())
+        }
+
+        fn entry(&self, _: Seq) -> Result<Option<serde_json::Value>, StoreError> {
+            Ok(None)
+        }
+
+        fn was_there(&self, _: Subject) -> Result<Option<bool>, StoreError> {
+            Ok(Some(false))
+        }
+
+        fn origin(&self) -> Head {
+            Head::START
+        }
+
+        fn head(&self, _: Option<Seq>) -> Result<Option<Head>, StoreError> {
+            Ok(Some(Head::START))
+        }
+
+        fn export(&self, after: Head, _: Seq) -> Result<(Vec<u8>, Head), StoreError> {
+            Ok((Vec::new(), after))
+        }
+
+        fn verify(&self, _: &[Head]) -> Result<Verified, StoreError> {
+            Err(StoreError::Unavailable("nothing is kept here".into()))
         }
 
         fn health(&self) -> Health {

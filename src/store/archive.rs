@@ -42,7 +42,7 @@ impl Embedded {
     /// same: an archiving that was cut off is taken up again.
     pub fn archive(&self, to: &Path, author: &Author) -> Result<Archived, StoreError> {
         // One at a time: two would remove what the other copies.
-        let _alone = self.archiving.try_lock().ok_or_else(|| StoreError::Refused("the journal is being archived already".into()))?;
+        let _alone = self.alone_with_files()?;
         let here = self.folder();
         if is_below(to, here) {
             return Err(refused(to, format_args!("it lies in the store's own folder {}; name a folder outside", here.display())));

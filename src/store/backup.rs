@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::embedded::Embedded;
+use super::head::Head;
 use super::journal::Journal;
-use super::line::Chain;
 use super::{Seq, StoreError, disk, hex};
 use crate::model::Timestamp;
 
@@ -32,26 +32,6 @@ const MAX_LINE: u64 = 4096;
 const CHUNK: usize = 256 * 1024;
 /// Written by the room that counts calls, and kept beside the journal.
 const USAGE: &str = "usage/usage.log";
-
-/// The end of a journal: `SEQ:CHAIN`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    pub seq: Seq,
-    pub(super) chain: Chain,
-}
-
-impl std::fmt::Display for Head {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.seq, hex::encode(&self.chain.0))
-    }
-}
-
-impl Head {
-    pub(super) fn parse(text: &str) -> Option<Head> {
-        let (seq, chain) = text.split_once(':')?;
-        Some(Head { seq: seq.parse().ok()?, chain: Chain(hex::decode(chain.as_bytes())?) })
-    }
-}
 
 /// What a backup says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +60,7 @@ impl Manifest {
 
     fn parse(line: &str) -> Option<Manifest> {
         let WrittenManifest { head, first, created_at } = serde_json::from_str(line).ok()?;
-        Some(Manifest { head: Head::parse(&head)?, first, created_at: Timestamp::parse(&created_at)? })
+        Some(Manifest { head: head.parse().ok()?, first, created_at: Timestamp::parse(&created_at)? })
     }
 }
 
@@ -120,8 +100,7 @@ impl Backup {
 
     pub(super) fn of(folder: &Path, journal: &Journal, now: Timestamp) -> Result<Backup, StoreError> {
         let (tail, origin) = (journal.tail(), journal.origin());
-        let head = Head { seq: tail.seq, chain: tail.chain };
-        let manifest = Manifest { head, first: origin.seq + 1, created_at: now };
+        let manifest = Manifest { head: tail.into(), first: origin.seq + 1, created_at: now };
         let pieces = VecDeque::from([Piece::Text(FIRST_LINE.into()), Piece::Text(manifest.line())]);
         let mut backup = Backup { manifest, pieces, digest: Sha256::new(), chunk: Vec::new(), at: 0 };
         for (_, path, end) in journal.files() {

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::effects::{self, Effects, Failure, Touched};
+use super::history::STORE;
 use super::line::{self, Chain};
 use super::mirror::{Mirror, Writes};
 use super::records::{self, Private, StoredOp, Unreadable};
@@ -18,6 +19,13 @@ pub struct Tail {
     pub chain: Chain,
     /// The sum over all live records after it.
     pub state: Sum,
+}
+
+impl Tail {
+    /// Before the first line.
+    pub fn start() -> Tail {
+        Tail { seq: 0, chain: Chain::START, state: Sum::default() }
+    }
 }
 
 /// The public part of a line.
@@ -106,7 +114,7 @@ impl<'m> Draft<'m> {
             address: author.address.map(|a| a.to_string()),
             reason: author.reason.as_deref(),
             what,
-            subject: "store".into(),
+            subject: STORE.into(),
             changes: Vec::new(),
             base: self.base,
             state: self.effects.sum.to_string(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::line::Chain;
-use super::mirror::{self, Applied, Broken, Mirror, Write, Writes};
+use super::mirror::{self, Applied, Broken, Mirror, Tombstone, Write, Writes};
 use super::records::{self, StoredOp, Unreadable};
 use super::sum::Sum;
 use super::{Kept, Seq, Subject};
@@ -98,10 +98,33 @@ impl<'m> Effects<'m> {
                 let (id, machine) = records::key_ids(stored)?;
                 self.put_key(id, Some((machine, mirror::key_value(seq, machine, stored.to_string().as_bytes()))))
             }
-            StoredOp::DeleteMachine(id) => self.put_machine(id.parse().map_err(|_| Unreadable::Field("delete_machine"))?, None),
-            StoredOp::DeleteKey(id) => self.put_key(id.parse().map_err(|_| Unreadable::Field("delete_key"))?, None),
-            StoredOp::DeleteOperator(id) => self.put_operator(id.parse().map_err(|_| Unreadable::Field("delete_operator"))?, None),
+            StoredOp::DeleteMachine(id) => {
+                let touched = self.put_machine(id.parse().map_err(|_| Unreadable::Field("delete_machine"))?, None)?;
+                self.bury(seq, touched)
+            }
+            StoredOp::DeleteKey(id) => {
+                let touched = self.put_key(id.parse().map_err(|_| Unreadable::Field("delete_key"))?, None)?;
+                self.bury(seq, touched)
+            }
+            StoredOp::DeleteOperator(id) => {
+                let touched = self.put_operator(id.parse().map_err(|_| Unreadable::Field("delete_operator"))?, None)?;
+                self.bury(seq, touched)
+            }
         }
+    }
+
+    /// Leaves a tombstone, so that the lines about a deleted record can still be found.
+    fn bury(&mut self, seq: Seq, touched: Option<Touched>) -> Result<Option<Touched>, Failure> {
+        if let Some(Touched { record, before: Some(before), .. }) = &touched {
+            let before = mirror::split_plain(before).map(|(seq, _)| seq);
+            self.set_tombstone(*record, Tombstone { deleted: seq, before })?;
+        }
+        Ok(touched)
+    }
+
+    /// Puts a tombstone in place.
+    pub fn set_tombstone(&mut self, record: Subject, tombstone: Tombstone) -> Result<(), Broken> {
+        self.set(mirror::tombstone_name(&name_of(record)), Some(mirror::tombstone_value(tombstone))).map(drop)
     }
 
     fn put_machine(&mut self, id: MachineId, after: Option<Vec<u8>>) -> Result<Option<Touched>, Failure> {
@@ -125,6 +148,12 @@ impl<'m> Effects<'m> {
         Ok(touched(Subject::Key(id), before, after))
     }
 
+    /// Says that no tombstone is missing.
+    pub fn set_all_tombstones(&mut self) -> Result<(), Broken> {
+        let (name, value) = mirror::all_tombstones();
+        self.set(name, value).map(drop)
+    }
+
     /// The keys that a machine has now.
     pub fn keys_of(&self, machine: MachineId) -> Result<Vec<KeyId>, Broken> {
         let prefix = mirror::index_prefix(machine);
@@ -141,11 +170,7 @@ impl<'m> Effects<'m> {
 
     /// The number of the last change of a record that is there.
     pub fn last_of(&self, subject: Subject) -> Result<Option<Seq>, Broken> {
-        self.seq_in(&match subject {
-            Subject::Machine(id) => mirror::machine_name(id),
-            Subject::Key(id) => mirror::key_name(id),
-            Subject::Operator(id) => mirror::operator_name(id),
-        })
+        self.seq_in(&name_of(subject))
     }
 
     /// The number of the last change by an actor.
@@ -198,14 +223,24 @@ impl<'m> Effects<'m> {
     }
 }
 
+/// The name of a record in the mirror.
+pub fn name_of(subject: Subject) -> Vec<u8> {
+    match subject {
+        Subject::Machine(id) => mirror::machine_name(id),
+        Subject::Key(id) => mirror::key_name(id),
+        Subject::Operator(id) => mirror::operator_name(id),
+    }
+}
+
 fn touched(record: Subject, before: Option<Vec<u8>>, after: Option<Vec<u8>>) -> Option<Touched> {
     (before.is_some() || after.is_some()).then_some(Touched { record, before, after })
 }
 
-/// A record, or an actor's last change, as it stands in the mirror.
+/// A record, an actor's last change, or what is left of a deleted record, as it stands in the mirror.
 pub enum Standing {
     Record(Seq, StoredOp),
     Actor(String, Seq),
+    Deleted(Subject, Tombstone),
 }
 
 /// Reads a name and value of the mirror; `None` for what follows from others: the index, and how far it stands.
@@ -229,6 +264,11 @@ pub fn standing_in(name: &[u8], value: &[u8]) -> Result<Option<Standing>, Unread
             let actor = String::from_utf8(name[1..].to_vec()).map_err(|_| Unreadable::Field("actor"))?;
             let seq = value.try_into().map(Seq::from_be_bytes).map_err(|_| unreadable)?;
             Ok(Some(Standing::Actor(actor, seq)))
+        }
+        Some(b'd') => {
+            let record = mirror::record_named(&name[1..]).ok_or(Unreadable::Field("tombstone"))?;
+            let tombstone = mirror::split_tombstone(value).ok_or(unreadable)?;
+            Ok(Some(Standing::Deleted(record, tombstone)))
         }
         // A record of a kind that is not written here would show in the sum.
         _ => Ok(None),

@@ -10,18 +10,22 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
+use super::check::{self, Verified};
 use super::disk::{self, Disk};
 use super::draft::Draft;
 use super::effects::{self, Failure};
+use super::export;
+use super::head::Head;
+use super::history::{self, Filter, History, Trace, Walk};
 use super::journal::{Condition, Journal, SEGMENT_BYTES};
 use super::lock;
 use super::mirror::{self, Broken, Mirror};
 use super::records::Unreadable;
 use super::refill::{self, Found};
 use super::restore;
-use super::{Author, Entry, Health, Kept, Record, Seq, Store, StoreError};
+use super::{Author, Entry, Health, Kept, Record, Seq, Store, StoreError, Subject};
 use crate::model::{Key, KeyId, Machine, MachineId, Operator, OperatorId};
 
 /// The store that a single gateway keeps in a folder of its own.
@@ -32,8 +36,8 @@ pub struct Embedded {
     mirror: RwLock<Slot>,
     trouble: Mutex<Trouble>,
     notices: Mutex<Vec<String>>,
-    /// Held while older files are moved out.
-    pub(super) archiving: Mutex<()>,
+    /// Held while all files of the journal are read, or older ones are moved out.
+    files: Mutex<()>,
     /// Declared last: released when everything above is closed.
     _lock: File,
 }
@@ -92,7 +96,7 @@ impl Embedded {
             mirror: RwLock::new(Slot::Serving(Arc::new(mirror))),
             trouble: Mutex::default(),
             notices: Mutex::new(notices),
-            archiving: Mutex::default(),
+            files: Mutex::default(),
             _lock: lock,
         })
     }
@@ -100,6 +104,21 @@ impl Embedded {
     /// What an operator should be told of the start and of recoveries since, in the order in which it was found.
     pub fn notices(&self) -> Vec<String> {
         self.notices.lock().clone()
+    }
+
+    /// Nobody else reads all of the journal's files meanwhile, and none is moved out.
+    pub(super) fn alone_with_files(&self) -> Result<MutexGuard<'_, ()>, StoreError> {
+        let busy = || StoreError::Refused("the journal is being verified or archived already; ask again when that is done".into());
+        self.files.try_lock().ok_or_else(busy)
+    }
+
+    /// Verifies the journal's files as they are on the disk, up to the last change that is acknowledged now.
+    pub(super) fn check_files(&self, heads: &[Head]) -> Result<Verified, StoreError> {
+        let (origin, extents, tail) = {
+            let journal = self.journal.lock();
+            (journal.origin(), journal.extents(), journal.tail())
+        };
+        check::files(origin, &extents, heads, Some(("the running gateway", tail.into())))
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -259,29 +278,60 @@ impl Store for Embedded {
         committed
     }
 
-    fn journal(&self, before: Option<Seq>, limit: usize) -> Result<Vec<serde_json::Value>, StoreError> {
-        let mut page = Vec::new();
-        let mut next = before.unwrap_or(Seq::MAX).min(self.journal.lock().tail().seq + 1);
-        while page.len() < limit && next > 1 {
-            // The lock is not held while the disk is read: a page must not keep changes waiting.
-            let Some(block) = self.journal.lock().block(next - 1) else { break };
-            let mut lines = Vec::new();
-            let read = block.each(|seq, line| {
-                if seq < next {
-                    let public = serde_json::from_slice(line.public);
-                    lines.push(public.map_err(|_| block.unusable(seq, "its public part is no JSON"))?);
-                }
-                Ok(())
-            });
-            match read {
-                // Archived meanwhile: the journal ends here now.
-                Err(_) if self.journal.lock().block(next - 1).is_none() => break,
-                read => read?,
-            }
-            page.extend(lines.into_iter().rev().take(limit - page.len()));
-            next = block.first;
+    fn history(&self, filter: &Filter, before: Option<Seq>, limit: usize) -> Result<History, StoreError> {
+        // Asked before the journal's end is looked at: no line that the mirror knows is beyond it.
+        let mirror = self.serving().ok();
+        let walk = Walk::begin(filter, before, limit, || self.journal.lock().tail().seq, mirror.as_deref());
+        let walk = match (walk, &mirror) {
+            (Ok(walk), _) => walk,
+            (Err(broken), Some(mirror)) => return Err(StoreError::Unavailable(self.retire(mirror, &broken))),
+            (Err(Broken(why)), None) => return Err(StoreError::Unavailable(why)),
+        };
+        // Neither mirror nor lock is held while the disk is read: a page keeps no refill and no change waiting.
+        drop(mirror);
+        walk.finish(|seq| self.journal.lock().block(seq))
+    }
+
+    fn entry(&self, seq: Seq) -> Result<Option<serde_json::Value>, StoreError> {
+        history::entry(|seq| self.journal.lock().block(seq), seq)
+    }
+
+    fn was_there(&self, subject: Subject) -> Result<Option<bool>, StoreError> {
+        if self.serving().is_err() {
+            return Ok(None);
         }
-        Ok(page)
+        let trace = self.ask(|mirror| Ok(history::trace(mirror, subject)?))?;
+        Ok(match trace {
+            Trace::Live(_) | Trace::Deleted(_) => Some(true),
+            Trace::Never => Some(false),
+            Trace::Unknown => None,
+        })
+    }
+
+    fn origin(&self) -> Head {
+        self.journal.lock().origin().into()
+    }
+
+    fn head(&self, at: Option<Seq>) -> Result<Option<Head>, StoreError> {
+        let (origin, tail) = {
+            let journal = self.journal.lock();
+            (journal.origin(), journal.tail())
+        };
+        match at {
+            Some(seq) if seq == origin.seq => Ok(Some(origin.into())),
+            Some(seq) if seq != tail.seq => history::head(|seq| self.journal.lock().block(seq), seq),
+            _ => Ok(Some(tail.into())),
+        }
+    }
+
+    fn export(&self, after: Head, until: Seq) -> Result<(Vec<u8>, Head), StoreError> {
+        let block = if after.seq < until { self.journal.lock().block(after.seq + 1) } else { None };
+        block.map_or(Ok((Vec::new(), after)), |block| export::lines(&block, after, until))
+    }
+
+    fn verify(&self, heads: &[Head]) -> Result<Verified, StoreError> {
+        let _alone = self.alone_with_files()?;
+        self.check_files(heads)
     }
 
     fn health(&self) -> Health {

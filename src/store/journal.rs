@@ -14,12 +14,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::check::Extent;
 use super::disk::{self, Disk};
 use super::draft::Tail;
-use super::line::{self, Chain, FORMAT, Header, PLAIN_FORMAT};
+use super::line::{self, FORMAT, Header, PLAIN_FORMAT};
 use super::segment::{Block, Damage, Segment};
 use super::snapshot::Snapshot;
-use super::sum::Sum;
 use super::{Seq, StoreError};
 
 /// A new file is begun by the first group that finds the last one this long.
@@ -58,7 +58,7 @@ impl Journal {
     pub fn read(folder: &Path, disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Journal, StoreError> {
         let paths = files_in(folder)?;
         let begun = paths.first().map(|first| Segment::origin(first)).transpose()?.flatten();
-        let origin = begun.unwrap_or(Tail { seq: 0, chain: Chain::START, state: Sum::default() });
+        let origin = begun.unwrap_or_else(Tail::start);
         let mut tail = origin;
         let mut segments: Vec<Segment> = Vec::new();
         let mut found = None;
@@ -74,8 +74,8 @@ impl Journal {
             }
         }
         let mut snapshot = None;
-        for segment in segments.iter().rev() {
-            snapshot = Snapshot::vouched_for(segment)?;
+        for segment in segments.iter().rev().filter(|segment| segment.lines > 0) {
+            snapshot = Snapshot::vouched_for(&segment.path)?;
             if snapshot.is_some() {
                 break;
             }
@@ -146,8 +146,8 @@ impl Journal {
             let path = entry?.path();
             let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
             let number = name.strip_suffix(".snapshot").and_then(|n| n.parse::<Seq>().ok());
-            let segment = self.segments.iter().find(|segment| Some(segment.first) == number);
-            let vouched = segment.is_some_and(|segment| Snapshot::vouched_for(segment).is_ok_and(|snapshot| snapshot.is_some()));
+            let segment = self.segments.iter().find(|segment| Some(segment.first) == number && segment.lines > 0);
+            let vouched = segment.is_some_and(|segment| Snapshot::vouched_for(&segment.path).is_ok_and(|snapshot| snapshot.is_some()));
             if name.ends_with(".snapshot.new") || (number.is_some() && !vouched) {
                 std::fs::remove_file(&path)?;
             }
@@ -305,6 +305,11 @@ impl Journal {
         tried
     }
 
+    /// Its files, each up to where its last durable line ends.
+    pub fn extents(&self) -> Vec<Extent> {
+        self.segments.iter().map(|segment| Extent { path: segment.path.clone(), end: segment.end }).collect()
+    }
+
     /// The lines around `seq`, if there is such a line.
     pub fn block(&self, seq: Seq) -> Option<Block> {
         if seq > self.tail.seq {
@@ -316,7 +321,7 @@ impl Journal {
 }
 
 /// The files of a journal in their order.
-fn files_in(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+pub fn files_in(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let unreadable = |e: io::Error| StoreError::Unavailable(format!("{} cannot be read: {e}", folder.display()));
     let mut files = Vec::new();
     if !folder.exists() {

@@ -43,7 +43,12 @@ impl Chain {
     /// The head after a line with these parts.
     #[must_use]
     pub fn after(&self, public: &[u8], private: &[u8]) -> Chain {
-        let private = Sha256::digest(private);
+        self.after_digest(public, &Sha256::digest(private).into())
+    }
+
+    /// Likewise, where all that is known of the private part is its SHA-256.
+    #[must_use]
+    pub fn after_digest(&self, public: &[u8], private: &[u8; 32]) -> Chain {
         Chain(Sha256::new().chain_update(self.0).chain_update(public).chain_update(private).finalize().into())
     }
 }

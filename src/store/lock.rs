@@ -27,6 +27,16 @@ pub fn take(folder: &Path) -> Result<File, StoreError> {
     Ok(file)
 }
 
+/// Says so when a gateway holds the folder, and leaves the lock as it is.
+pub fn see_that_it_is_free(folder: &Path) -> Result<(), StoreError> {
+    // A folder that nobody ever locked has no such file.
+    let Ok(file) = File::open(folder.join("lock")) else { return Ok(()) };
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => Err(held(folder, file)),
+        _ => Ok(()),
+    }
+}
+
 fn held(folder: &Path, mut file: File) -> StoreError {
     let mut number = String::new();
     let holder = match file.read_to_string(&mut number) {

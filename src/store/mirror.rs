@@ -9,6 +9,8 @@
 //! o<operator 16>           → <seq 8> <stored operator>
 //! i<machine 16><key 16>    → (nothing)      the keys of a machine
 //! a<actor>                 → <seq 8>        the last change by that actor
+//! d<m, k or o><id 16>      → <seq 8> <seq 8>   a deleted record: the change that deleted it, and the last one before (0 = none)
+//! !tombstones              → (nothing)      no deleted record is missing: filled by a make that keeps `d`
 //! !applied                 → <seq 8> <chain 32>   the line up to which all of this stands
 //! ```
 //!
@@ -19,9 +21,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
-use super::Seq;
 use super::line::Chain;
 use super::sum::Sum;
+use super::{Seq, Subject};
 use crate::model::{KeyId, MachineId, OperatorId};
 
 /// Larger caches made the process grow to 390 MiB at a million keys; the registry answers from its own memory anyway.
@@ -32,6 +34,7 @@ const BATCH: usize = 64;
 const LOCK_TRIES: u32 = 250;
 
 const APPLIED: &[u8] = b"!applied";
+const TOMBSTONES: &[u8] = b"!tombstones";
 const SEQ: usize = 8;
 const ID: usize = 16;
 
@@ -48,6 +51,15 @@ pub struct Applied {
 
 /// A name and its value, `None` where it goes.
 pub type Write = (Vec<u8>, Option<Vec<u8>>);
+
+/// What is left of a deleted record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// The change that deleted it. It may be about another record: a machine's end is that of its keys.
+    pub deleted: Seq,
+    /// The last change before that.
+    pub before: Option<Seq>,
+}
 
 /// What one journal line writes.
 pub struct Writes {
@@ -179,6 +191,11 @@ impl Mirror {
         self.get(APPLIED)?.map(|value| decode_applied(&value).ok_or_else(|| Broken("no valid `applied` in it".into()))).transpose()
     }
 
+    /// Whether what is neither a record nor a tombstone never was. Mirrors of earlier makes do not know.
+    pub fn has_all_tombstones(&self) -> Result<bool, Broken> {
+        Ok(self.get(TOMBSTONES)?.is_some())
+    }
+
     /// Reads everything and sums it. The index has no part in the sum that the journal knows, so it is compared with the keys.
     pub fn check(&self) -> Result<Sum, Broken> {
         let (mut sum, mut of_keys, mut of_index) = (Sum::default(), Sum::default(), Sum::default());
@@ -191,8 +208,8 @@ impl Mirror {
                     of_keys.add(&machine.as_u128().to_be_bytes(), &name[1..]);
                 }
                 (Some(b'i'), _) if name.len() == 1 + 2 * ID => of_index.add(&name[1..1 + ID], &name[1 + ID..]),
-                (Some(b'a'), _) => {}
-                _ => odd |= name != APPLIED,
+                (Some(b'a' | b'd'), _) => {}
+                _ => odd |= name != APPLIED && name != TOMBSTONES,
             }
             true
         })?;
@@ -259,6 +276,38 @@ pub fn indexed_key(name: &[u8]) -> Option<KeyId> {
 
 pub fn actor_name(actor: &str) -> Vec<u8> {
     [b"a", actor.as_bytes()].concat()
+}
+
+/// The record that has this name.
+pub fn record_named(name: &[u8]) -> Option<Subject> {
+    let (kind, id) = name.split_first()?;
+    let id = u128::from_be_bytes(id.try_into().ok()?);
+    match kind {
+        b'm' => Some(Subject::Machine(MachineId::from_u128(id))),
+        b'k' => Some(Subject::Key(KeyId::from_u128(id))),
+        b'o' => Some(Subject::Operator(OperatorId::from_u128(id))),
+        _ => None,
+    }
+}
+
+/// Says of what is being filled that no deletion is missing in it.
+pub fn all_tombstones() -> Write {
+    (TOMBSTONES.to_vec(), Some(Vec::new()))
+}
+
+/// The name under which a deleted record is remembered. No part of the sum.
+pub fn tombstone_name(record: &[u8]) -> Vec<u8> {
+    [b"d", record].concat()
+}
+
+pub fn tombstone_value(tombstone: Tombstone) -> Vec<u8> {
+    [tombstone.deleted.to_be_bytes(), tombstone.before.unwrap_or_default().to_be_bytes()].concat()
+}
+
+pub fn split_tombstone(value: &[u8]) -> Option<Tombstone> {
+    let (deleted, before) = split_plain(value)?;
+    let before = Seq::from_be_bytes(before.try_into().ok()?);
+    Some(Tombstone { deleted, before: (before > 0).then_some(before) })
 }
 
 /// Whether a name is that of a record, which the sum counts.

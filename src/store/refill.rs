@@ -9,7 +9,7 @@ use super::draft::Tail;
 use super::effects::{Base, Effects, Failure};
 use super::journal::{Journal, SEGMENT_BYTES};
 use super::line::{Chain, Facts, Fault, Line};
-use super::mirror::{Applied, Broken, Mirror, Writes};
+use super::mirror::{self, Applied, Broken, Mirror, Writes};
 use super::segment::Block;
 use super::sum::Sum;
 use super::{Seq, StoreError, disk, lock, records, restore, verify};
@@ -142,6 +142,9 @@ fn facts(block: &Block, seq: Seq, line: &Line<'_>) -> Result<(Facts, Sum), Store
 
 /// Replays the lines after `applied` upon records that sum up to `sum`. The sum is compared with every line's.
 pub fn catch_up(base: &dyn Base, journal: &Journal, applied: Seq, mut sum: Sum) -> Result<(), Stuck> {
+    if applied == 0 {
+        base.fill(&[mirror::all_tombstones()])?;
+    }
     let mut next = applied + 1;
     while let Some(block) = journal.block(next) {
         let mut effects = Effects::upon(base, sum);

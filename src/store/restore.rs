@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::backup::{self, Backup, Bad, Head, Manifest};
+use super::backup::{self, Backup, Bad, Manifest};
 use super::embedded::Embedded;
+use super::head::Head;
 use super::journal::{Journal, SEGMENT_BYTES};
 use super::mirror::Mirror;
 use super::{Author, StoreError, disk, lock, refill};
@@ -82,7 +83,7 @@ fn prepare(request: &Restore<'_>, place: &Place, new: &Path) -> Result<(Head, Op
     let loss = {
         let journal = store.journal.lock();
         let tail = journal.tail();
-        if (Head { seq: tail.seq, chain: tail.chain }) != manifest.head {
+        if Head::from(tail) != manifest.head {
             return Err(StoreError::Unusable(format!(
                 "the backup's journal ends with change {}, not with {} as it says",
                 tail.seq, manifest.head
@@ -145,13 +146,13 @@ impl Place {
         let sled = folder.join("sled");
         // A mirror that cannot be read knows nothing: the journal alone is compared.
         let applied = sled.exists().then(|| Mirror::open(&sled).and_then(|mirror| mirror.applied()).ok().flatten()).flatten();
-        let mirror = applied.map(|applied| Head { seq: applied.seq, chain: applied.chain });
+        let mirror = applied.map(Head::from);
         Ok(Place { folder: folder.to_owned(), journal, mirror })
     }
 
     /// The last change that anything here knows of.
     fn head(&self) -> Option<Head> {
-        let journal = self.journal.as_ref().ok().map(|journal| Head { seq: journal.tail().seq, chain: journal.tail().chain });
+        let journal = self.journal.as_ref().ok().map(|journal| Head::from(journal.tail()));
         journal.into_iter().chain(self.mirror).filter(|head| head.seq > 0).max_by_key(|head| head.seq)
     }
 
@@ -163,12 +164,12 @@ impl Place {
             Err(why) => return Ok(Some(format!("what the backup lacks cannot be told, since the journal in place cannot be read: {why}"))),
         };
         let tail = journal.tail();
-        let heads = [Some(Head { seq: tail.seq, chain: tail.chain }), self.mirror].into_iter().flatten();
+        let heads = [Some(Head::from(tail)), self.mirror].into_iter().flatten();
         for head in heads.filter(|head| head.seq > 0) {
             if holds(new, head)? {
                 continue;
             }
-            let end = Head { seq: new.tail().seq, chain: new.tail().chain };
+            let end = Head::from(new.tail());
             let newer = head.seq > end.seq && (end.seq == 0 || holds(journal, end)?);
             return Ok(Some(if newer {
                 format!("the store in {place} is newer: it goes on to change {}, and the backup ends with change {}", head.seq, end.seq)

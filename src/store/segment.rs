@@ -1,7 +1,7 @@
 //! One file of the journal, read: which lines it has, and what of it is damaged.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Take};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -144,25 +144,30 @@ fn state_of(bytes: &[u8], seq: Seq) -> Result<Sum, Fault> {
 }
 
 /// A file on its way through memory, a line at a time.
-struct Reading<'p> {
+pub struct Reading<'p> {
     path: &'p Path,
-    file: BufReader<File>,
+    file: BufReader<Take<File>>,
     bytes: Vec<u8>,
     /// Where the current line begins and ends, and which of the file it is, from 1.
-    offset: u64,
-    end: u64,
-    number: u64,
+    pub offset: u64,
+    pub end: u64,
+    pub number: u64,
 }
 
 impl<'p> Reading<'p> {
-    fn open(path: &'p Path) -> Result<Reading<'p>, StoreError> {
+    pub fn open(path: &'p Path) -> Result<Reading<'p>, StoreError> {
+        Reading::open_until(path, u64::MAX)
+    }
+
+    /// Nothing from byte `until` on is read.
+    pub fn open_until(path: &'p Path, until: u64) -> Result<Reading<'p>, StoreError> {
         let file = File::open(path).map_err(|e| unreadable(path, &e))?;
-        let file = BufReader::with_capacity(256 * 1024, file);
+        let file = BufReader::with_capacity(256 * 1024, file.take(until));
         Ok(Reading { path, file, bytes: Vec::new(), offset: 0, end: 0, number: 0 })
     }
 
     /// Whether there was one more.
-    fn next_line(&mut self) -> Result<bool, StoreError> {
+    pub fn next_line(&mut self) -> Result<bool, StoreError> {
         self.offset = self.end;
         self.number += 1;
         self.bytes.clear();
@@ -171,7 +176,7 @@ impl<'p> Reading<'p> {
         Ok(read > 0)
     }
 
-    fn line(&self) -> Result<Line<'_>, Fault> {
+    pub fn line(&self) -> Result<Line<'_>, Fault> {
         line::decode(self.bytes.strip_suffix(b"\n").ok_or(Fault::Unfinished)?)
     }
 
@@ -204,7 +209,7 @@ impl<'p> Reading<'p> {
     }
 
     /// The current line is damaged: finds out what stands behind it.
-    fn damage(&mut self, fault: Fault) -> Result<Damage, StoreError> {
+    pub fn damage(&mut self, fault: Fault) -> Result<Damage, StoreError> {
         let mut rest = std::mem::take(&mut self.bytes);
         self.file.read_to_end(&mut rest).map_err(|e| unreadable(self.path, &e))?;
         let later = |line: Line<'_>| Facts::of(&line).is_ok_and(|facts| facts.base > self.offset);
@@ -219,22 +224,33 @@ impl<'p> Reading<'p> {
     }
 }
 
-fn header_in(line: &Line<'_>) -> Result<Header, Fault> {
+pub fn header_in(line: &Line<'_>) -> Result<Header, Fault> {
     serde_json::from_slice(line.public).map_err(|_| Fault::Content)
 }
 
 impl Block {
     /// Visits its lines in order.
     pub fn each(&self, mut each: impl FnMut(Seq, &Line<'_>) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let bytes = self.read()?;
+        (self.first..).zip(Block::split(&bytes)).try_for_each(|(seq, bytes)| each(seq, &self.decode(seq, bytes)?))
+    }
+
+    /// Its bytes, for who needs few of its lines.
+    pub fn read(&self) -> Result<Vec<u8>, StoreError> {
         let mut bytes = vec![0; usize::try_from(self.to - self.from).map_err(|_| StoreError::Unavailable("out of memory".into()))?];
         let file = File::open(&self.path).map_err(|e| unreadable(&self.path, &e))?;
         file.read_exact_at(&mut bytes, self.from).map_err(|e| unreadable(&self.path, &e))?;
-        let lines = bytes.strip_suffix(b"\n").unwrap_or(&bytes).split(|b| *b == b'\n');
-        for (seq, bytes) in (self.first..).zip(lines) {
-            let line = line::decode(bytes).map_err(|fault| self.unusable(seq, &fault.to_string()))?;
-            each(seq, &line)?;
-        }
-        Ok(())
+        Ok(bytes)
+    }
+
+    /// The lines in what was read, not looked at yet.
+    pub fn split(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+        bytes.strip_suffix(b"\n").unwrap_or(bytes).split(|b| *b == b'\n')
+    }
+
+    /// Looks at one of them.
+    pub fn decode<'b>(&self, seq: Seq, bytes: &'b [u8]) -> Result<Line<'b>, StoreError> {
+        line::decode(bytes).map_err(|fault| self.unusable(seq, &fault.to_string()))
     }
 
     /// What to say of a line of it that was intact when the file was opened.

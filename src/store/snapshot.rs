@@ -4,9 +4,10 @@
 //! of `00000042.log`, names its SHA-256: the chain vouches for it as for any line. It is JSON, a line for each thing:
 //!
 //! ```text
-//! {"before":42,"snapshot":1}
-//! {"op":{"put_key":{…}},"seq":7}         a record, and the number of its last change
-//! {"actor":"socket:root","seq":41}       the last change by that actor
+//! {"before":42,"snapshot":1,"tombstones":true}   whether no deleted record is missing
+//! {"op":{"put_key":{…}},"seq":7}                 a record, and the number of its last change
+//! {"actor":"socket:root","seq":41}               the last change by that actor
+//! {"deleted":"key_…","before":7,"seq":12}        the change that deleted a record, and the last one before (null = none)
 //! ```
 
 use std::fs::File;
@@ -19,12 +20,12 @@ use sha2::{Digest, Sha256};
 
 use super::draft::Tail;
 use super::effects::{self, Base, Effects, Failure, Standing};
-use super::mirror::{Broken, Mirror};
+use super::mirror::{self, Broken, Mirror, Tombstone};
 use super::records::StoredOp;
 use super::refill::Stuck;
-use super::segment::Segment;
+use super::segment::{Reading, header_in};
 use super::sum::Sum;
-use super::{Seq, StoreError, hex};
+use super::{Seq, StoreError, Subject, hex};
 
 const FORMAT: u32 = 1;
 /// Records that are held in memory while a snapshot is read.
@@ -51,6 +52,7 @@ pub struct Facts {
 struct Header {
     snapshot: u32,
     before: Seq,
+    tombstones: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -61,6 +63,10 @@ struct Entry {
     op: Option<StoredOp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     actor: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    deleted: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<Seq>,
 }
 
 /// Where the snapshot before a line lies.
@@ -69,8 +75,8 @@ pub fn path_of(folder: &Path, before: Seq) -> PathBuf {
 }
 
 impl Snapshot {
-    /// The snapshot that the first line of a file vouches for.
-    pub fn vouched_for(segment: &Segment) -> Result<Option<Snapshot>, StoreError> {
+    /// The snapshot that the first line of a file of the journal vouches for. Whether that line follows from the one before it is not looked at.
+    pub fn vouched_for(log: &Path) -> Result<Option<Snapshot>, StoreError> {
         #[derive(Deserialize)]
         struct Line {
             store: Option<Told>,
@@ -79,21 +85,21 @@ impl Snapshot {
         struct Told {
             snapshot: Option<Facts>,
         }
-        let folder = segment.path.parent().unwrap_or(Path::new(""));
-        let path = path_of(folder, segment.first);
-        let Some(block) = segment.block(segment.first).filter(|_| segment.lines > 0 && path.exists()) else { return Ok(None) };
-        let mut facts = None;
-        block.each(|seq, line| {
-            if seq == segment.first {
-                facts = serde_json::from_slice::<Line>(line.public).ok().and_then(|line| line.store?.snapshot);
-            }
-            Ok(())
-        })?;
-        Ok(facts.map(|facts| Snapshot { path, before: segment.first, facts }))
+        let mut reading = Reading::open(log)?;
+        if !reading.next_line()? {
+            return Ok(None);
+        }
+        let Some(before) = reading.line().and_then(|line| header_in(&line)).ok().map(|header| header.first) else { return Ok(None) };
+        let path = path_of(log.parent().unwrap_or(Path::new("")), before);
+        if !path.exists() || !reading.next_line()? {
+            return Ok(None);
+        }
+        let told = reading.line().ok().and_then(|line| serde_json::from_slice::<Line>(line.public).ok());
+        Ok(told.and_then(|line| line.store?.snapshot).map(|facts| Snapshot { path, before, facts }))
     }
 
     /// Puts its records where `effects` takes them, and says up to where they stand. `each` is handed some at a time.
-    pub fn read<E: From<StoreError>>(&self, mut each: impl FnMut(Vec<(Seq, Held)>) -> Result<(), E>) -> Result<(), E> {
+    pub fn read<E: From<StoreError>>(&self, mut each: impl FnMut(Vec<Held>) -> Result<(), E>) -> Result<(), E> {
         let unreadable = |e: &dyn std::fmt::Display| StoreError::Unavailable(format!("{} cannot be read: {e}", self.path.display()));
         let mut file = BufReader::with_capacity(256 * 1024, File::open(&self.path).map_err(|e| unreadable(&e))?);
         let (mut digest, mut bytes, mut some, mut number, mut records) = (Sha256::new(), Vec::new(), Vec::new(), 0u64, 0);
@@ -105,12 +111,13 @@ impl Snapshot {
             digest.update(&bytes);
             number += 1;
             if number == 1 {
-                self.check_header(&bytes)?;
+                let header = self.header(&bytes)?;
+                some.extend(header.tombstones.then_some(Held::AllDeleted));
                 continue;
             }
-            let (seq, held) = entry_in(&bytes).ok_or_else(|| self.damaged(&format!("line {number} is not one of a snapshot")))?;
-            records += u64::from(matches!(held, Held::Record(_)));
-            some.push((seq, held));
+            let held = entry_in(&bytes).ok_or_else(|| self.damaged(&format!("line {number} is not one of a snapshot")))?;
+            records += u64::from(matches!(held, Held::Record(..)));
+            some.push(held);
             if some.len() == AT_ONCE {
                 each(std::mem::take(&mut some))?;
             }
@@ -122,13 +129,13 @@ impl Snapshot {
         Ok(())
     }
 
-    fn check_header(&self, bytes: &[u8]) -> Result<(), StoreError> {
+    fn header(&self, bytes: &[u8]) -> Result<Header, StoreError> {
         match serde_json::from_slice::<Header>(bytes) {
             Ok(Header { snapshot, .. }) if snapshot > FORMAT => Err(StoreError::Unusable(format!(
                 "{}: written in format {snapshot} by a newer octroi, this one reads up to {FORMAT}: start the newer one",
                 self.path.display()
             ))),
-            Ok(Header { before, .. }) if before == self.before => Ok(()),
+            Ok(header) if header.before == self.before => Ok(header),
             _ => Err(self.damaged("its first line is not that of a snapshot")),
         }
     }
@@ -160,26 +167,45 @@ impl Snapshot {
     }
 }
 
-/// Something that a snapshot holds.
+/// Something that a snapshot holds, with the number of a change.
 pub enum Held {
-    Record(StoredOp),
-    Actor(String),
+    Record(StoredOp, Seq),
+    Actor(String, Seq),
+    Deleted(Subject, Tombstone),
+    /// No deleted record is missing.
+    AllDeleted,
 }
 
-fn entry_in(bytes: &[u8]) -> Option<(Seq, Held)> {
+fn entry_in(bytes: &[u8]) -> Option<Held> {
     match serde_json::from_slice(bytes.strip_suffix(b"\n")?).ok()? {
-        Entry { seq, op: Some(op), actor: None } => Some((seq, Held::Record(op))),
-        Entry { seq, op: None, actor: Some(actor) } => Some((seq, Held::Actor(actor))),
+        Entry { seq, op: Some(op), actor: None, deleted: None, before: None } => Some(Held::Record(op, seq)),
+        Entry { seq, op: None, actor: Some(actor), deleted: None, before: None } => Some(Held::Actor(actor, seq)),
+        Entry { seq, op: None, actor: None, deleted: Some(record), before } => {
+            Some(Held::Deleted(record.parse().ok()?, Tombstone { deleted: seq, before }))
+        }
         _ => None,
     }
 }
 
+fn entry_of(standing: Standing) -> Entry {
+    let nothing = Entry { seq: 0, op: None, actor: None, deleted: None, before: None };
+    match standing {
+        Standing::Record(seq, op) => Entry { seq, op: Some(op), ..nothing },
+        Standing::Actor(actor, seq) => Entry { seq, actor: Some(actor), ..nothing },
+        Standing::Deleted(record, tombstone) => {
+            Entry { seq: tombstone.deleted, deleted: Some(record.to_string()), before: tombstone.before, ..nothing }
+        }
+    }
+}
+
 /// Puts what a snapshot holds.
-fn put(effects: &mut Effects<'_>, some: Vec<(Seq, Held)>) -> Result<(), Failure> {
-    for (seq, held) in some {
+fn put(effects: &mut Effects<'_>, some: Vec<Held>) -> Result<(), Failure> {
+    for held in some {
         match held {
-            Held::Record(op) => drop(effects.perform(seq, &op)?),
-            Held::Actor(actor) => effects.remember(&actor, seq)?,
+            Held::Record(op, seq) => drop(effects.perform(seq, &op)?),
+            Held::Actor(actor, seq) => effects.remember(&actor, seq)?,
+            Held::Deleted(record, tombstone) => effects.set_tombstone(record, tombstone)?,
+            Held::AllDeleted => effects.set_all_tombstones()?,
         }
     }
     Ok(())
@@ -202,22 +228,19 @@ impl From<io::Error> for Unwritten {
 /// Writes all that the mirror holds. `sum` is what it must add up to.
 pub fn write(mirror: &Mirror, before: Seq, sum: Sum, out: &mut dyn Write) -> Result<Facts, Unwritten> {
     let mut out = Digesting { out, digest: Sha256::new() };
-    out.line(&serde_json::to_value(Header { snapshot: FORMAT, before }))?;
+    let tombstones = mirror.has_all_tombstones().map_err(|broken| Unwritten::Failure(broken.into()))?;
+    out.line(&serde_json::to_value(Header { snapshot: FORMAT, before, tombstones }))?;
     let (mut records, mut written) = (0, Sum::default());
     let mut failed: Result<(), Unwritten> = Ok(());
     mirror
         .walk(b"", None, |name, value| {
             failed = (|| {
-                let entry = match effects::standing_in(name, value).map_err(|e| Unwritten::Failure(e.into()))? {
-                    Some(Standing::Record(seq, op)) => {
-                        written.add(name, value);
-                        records += 1;
-                        Entry { seq, op: Some(op), actor: None }
-                    }
-                    Some(Standing::Actor(actor, seq)) => Entry { seq, op: None, actor: Some(actor) },
-                    None => return Ok(()),
-                };
-                Ok(out.line(&serde_json::to_value(entry))?)
+                let Some(standing) = effects::standing_in(name, value).map_err(|e| Unwritten::Failure(e.into()))? else { return Ok(()) };
+                if mirror::is_record(name) {
+                    written.add(name, value);
+                    records += 1;
+                }
+                Ok(out.line(&serde_json::to_value(entry_of(standing)))?)
             })();
             failed.is_ok()
         })

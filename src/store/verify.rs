@@ -1,43 +1,41 @@
-//! Looking a store through: the journal's checksums and chain, each line's state by replaying all of them, and the mirror. Nothing is changed.
+//! Looking a whole store through: the journal as [`check`](super::check) does, the snapshot that it rests on, each line's state by
+//! replaying all of them, and the mirror. Nothing is changed.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::backup::Head;
+use super::check::{Flaw, Verified};
 use super::effects::Base;
 use super::embedded::Embedded;
+use super::head::Head;
 use super::journal::Journal;
 use super::mirror::{self, Broken, Mirror, Write, Writes};
 use super::refill::{self, Found, Stuck};
-use super::{Seq, StoreError, disk, lock, restore};
+use super::{StoreError, disk, lock, restore, stopped};
 
 /// What was found of a store that is as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verified {
-    /// The first change that is here; those before were archived.
-    pub first: Seq,
-    pub head: Head,
-    /// Of the journal.
-    pub files: usize,
+pub struct Whole {
+    pub journal: Verified,
     pub records: u64,
     /// What is not as it could be, but does no harm.
     pub notes: Vec<String>,
 }
 
 /// Looks through a stopped gateway's store. The error names the first thing that is bad.
-pub fn verify(folder: &Path) -> Result<Verified, StoreError> {
+pub fn verify_store(folder: &Path) -> Result<Whole, StoreError> {
     if !folder.join("journal").is_dir() {
         return Err(StoreError::Unavailable(format!("there is no store in {}", folder.display())));
     }
     let _lock = lock::take(folder)?;
     restore::refuse_unfinished(folder)?;
-    let journal = Journal::read(&folder.join("journal"), Arc::new(disk::Real), u64::MAX)?;
+    let verified = stopped::files(folder, &[], applied(folder))?;
     let mut notes = Vec::new();
-    let torn =
-        journal.damage().map(|damage| format!("{} bytes of a change that was never acknowledged at {}", damage.length, damage.place()));
-    notes.extend(torn);
+    notes.extend(verified.unfinished.as_ref().map(|end| format!("the end of a change that was never acknowledged: {end}")));
+    let verified = good(verified)?;
+    let journal = Journal::read(&folder.join("journal"), Arc::new(disk::Real), u64::MAX)?;
     let records = replay(&journal)?;
     match refill::judge(folder, &journal)? {
         Found::Usable { applied, .. } if applied < journal.tail().seq => {
@@ -50,31 +48,40 @@ pub fn verify(folder: &Path) -> Result<Verified, StoreError> {
             return Err(StoreError::Unusable(format!("{} is damaged: {why}; octroi store rebuild makes it anew", sled.display())));
         }
     }
-    Ok(Verified::of(&journal, records, notes))
+    Ok(Whole { journal: verified, records, notes })
 }
 
-impl Verified {
-    fn of(journal: &Journal, records: u64, notes: Vec<String>) -> Verified {
-        let tail = journal.tail();
-        let head = Head { seq: tail.seq, chain: tail.chain };
-        Verified { first: journal.origin().seq + 1, head, files: journal.files().count(), records, notes }
+/// How far the mirror stands, if it can say so.
+fn applied(folder: &Path) -> Option<Head> {
+    let sled = folder.join("sled");
+    if !sled.exists() {
+        return None;
+    }
+    Mirror::open(&sled).and_then(|mirror| mirror.applied()).ok().map(|applied| applied.map_or(Head::START, Head::from))
+}
+
+fn good(verified: Verified) -> Result<Verified, StoreError> {
+    match &verified.flaw {
+        None => Ok(verified),
+        Some(flaw) => Err(bad(flaw)),
     }
 }
 
+fn bad(flaw: &Flaw) -> StoreError {
+    StoreError::Unusable(format!(
+        "{flaw}; bring the journal back from a backup that is as new. Only if a loss is accepted, and with it that revoked keys may be valid \
+         again: octroi store restore --accept-rollback"
+    ))
+}
+
 impl Embedded {
-    /// Looks through the store of a running gateway: journal and chain as they are on the disk, and whether the mirror holds what the
+    /// Looks through the store of a running gateway: the journal as it is on the disk, the snapshot, and whether the mirror holds what the
     /// last line says. Changes wait while the mirror is read.
-    pub fn verify(&self) -> Result<Verified, StoreError> {
-        let _still = self.archiving.lock();
-        let tail = self.journal.lock().tail();
-        // What is appended meanwhile may look torn.
-        let journal = Journal::read(&self.folder().join("journal"), Arc::new(disk::Real), u64::MAX)?;
-        let holds = journal.tail().seq >= tail.seq && refill::standing(&journal, tail.seq)?.0 == tail.chain;
-        if !holds {
-            let why = format!("the files in {} do not hold change {}, which was acknowledged", journal.folder().display(), tail.seq);
-            return Err(StoreError::Unusable(why));
-        }
-        if let Some(snapshot) = journal.snapshot() {
+    pub fn verify_whole(&self) -> Result<Whole, StoreError> {
+        let _alone = self.alone_with_files()?;
+        let journal = good(self.check_files(&[])?)?;
+        let snapshot = self.journal.lock().snapshot().cloned();
+        if let Some(snapshot) = snapshot {
             snapshot.read::<StoreError>(|_| Ok(()))?;
         }
         let mirror = self.serving()?;
@@ -92,7 +99,7 @@ impl Embedded {
             return Err(StoreError::Unusable(format!("{} is damaged: {why}; a restart makes it anew", sled.display())));
         }
         let records = count(&mirror).map_err(|Broken(why)| StoreError::Unavailable(why))?;
-        Ok(Verified::of(&journal, records, Vec::new()))
+        Ok(Whole { journal, records, notes: Vec::new() })
     }
 }
 

@@ -363,7 +363,7 @@ fn the_description_names_the_fields_and_parameters_that_are_read() {
             }
             _ => String::new(),
         };
-        let target = path.replace("{id}", &id);
+        let target = path.replace("{id}", &id).replace("{seq}", "1");
         if let Some(schema) = operation.pointer("/requestBody/content/application~1json/schema") {
             let properties = schema["properties"].as_object().unwrap_or_else(|| panic!("{method} {path}: properties in place"));
             let answer = admin.ask(method, &target, Some(&json!({"zzz": 1})));

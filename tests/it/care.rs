@@ -206,7 +206,7 @@ fn the_mirror_is_made_anew_and_what_is_bad_is_named() {
     flipped[bytes.len() / 2] ^= 1;
     fs::write(&log, flipped).unwrap();
     let bad = kept.run(&["store", "verify"]);
-    assert!(bad.failed(1).contains("00000001.log line ") && bad.err.contains("is damaged"), "{bad:?}");
+    assert!(bad.failed(1).contains("00000001.log line ") && bad.err.contains("its checksum does not match"), "{bad:?}");
     fs::write(&log, bytes).unwrap();
     let served = kept.site.start();
     assert_eq!(served.proxy().verdict(&value), "ok");

@@ -17,7 +17,9 @@ use crate::gate::{Gate, Rules};
 use crate::limits::Brake;
 use crate::model::{Key, KeyId, Machine, MachineId, Operator, OperatorId, Timestamp};
 use crate::registry::Registry;
-use crate::store::{Archived, Author, Backup, Entry, Health, Kept, Record, Seq, Store, StoreError, Verified};
+use crate::store::{
+    Archived, Author, Backup, Entry, Filter, Head, Health, History, Kept, Record, Seq, Store, StoreError, Subject, Verified, Whole,
+};
 use crate::telemetry::metrics::Metrics;
 use crate::usage::Usage;
 
@@ -53,7 +55,25 @@ impl Store for Dead {
     fn commit(&self, _: Vec<Entry>) -> Result<Vec<Seq>, StoreError> {
         dead()
     }
-    fn journal(&self, _: Option<Seq>, _: usize) -> Result<Vec<Value>, StoreError> {
+    fn history(&self, _: &Filter, _: Option<Seq>, _: usize) -> Result<History, StoreError> {
+        dead()
+    }
+    fn entry(&self, _: Seq) -> Result<Option<Value>, StoreError> {
+        dead()
+    }
+    fn was_there(&self, _: Subject) -> Result<Option<bool>, StoreError> {
+        dead()
+    }
+    fn origin(&self) -> Head {
+        Head::START
+    }
+    fn head(&self, _: Option<Seq>) -> Result<Option<Head>, StoreError> {
+        dead()
+    }
+    fn export(&self, _: Head, _: Seq) -> Result<(Vec<u8>, Head), StoreError> {
+        dead()
+    }
+    fn verify(&self, _: &[Head]) -> Result<Verified, StoreError> {
         dead()
     }
     fn health(&self) -> Health {
@@ -66,7 +86,7 @@ impl Care for Dead {
     fn backup(&self) -> Result<Backup, StoreError> {
         dead()
     }
-    fn verify(&self) -> Result<Verified, StoreError> {
+    fn verify(&self) -> Result<Whole, StoreError> {
         dead()
     }
     fn archive(&self, _: &Path, _: &Author) -> Result<Archived, StoreError> {

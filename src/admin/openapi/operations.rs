@@ -8,10 +8,10 @@ use super::super::Endpoint;
 use super::super::catalogue::{PermissionRow, RouteInfo, TierRow};
 use super::super::wire::decision::{ExplainView, VerifyView};
 use super::super::wire::{
-    ArchivedView, BulkItem, JournalLine, KeyChanged, KeyView, List, MachineUsageView, MachineView, OperatorChanged, OperatorView,
-    TotalsView, UsageView, VerifiedView, WhoamiView,
+    ArchivedView, BulkItem, JournalLine, JournalPage, JournalVerified, KeyChanged, KeyView, List, MachineUsageView, MachineView,
+    OperatorChanged, OperatorView, StoreVerified, TotalsView, UsageView, WhoamiView,
 };
-use super::shapes;
+use super::{NDJSON, shapes};
 
 /// What an endpoint takes and gives, in the words of the document. The parameter `{id}`, the `Idempotency-Key` of a POST, the
 /// right and the problems follow from the table of endpoints and are not repeated here.
@@ -135,6 +135,11 @@ fn act<T: JsonSchema>(path: &'static str, id: &'static str, summary: &'static st
     post(path, id, summary).body(shapes::action(&[])).gives::<T>(200).tagged().conditional()
 }
 
+/// A part of the journal.
+fn activity(path: &'static str, id: &'static str, summary: &'static str) -> Operation {
+    get(path, id, summary).paged().takes(shapes::journal_filters()).gives::<JournalPage>(200)
+}
+
 pub fn operations() -> Vec<Operation> {
     [machines(), keys(), decisions(), operators(), history(), store(), settings()].into_iter().flatten().collect()
 }
@@ -238,7 +243,18 @@ fn operators() -> Vec<Operation> {
 
 fn history() -> Vec<Operation> {
     vec![
-        get("/journal", "listJournal", "Who changed what, when and why, newest first").paged().gives::<List<JournalLine>>(200),
+        activity("/machines/{id}/activity", "listMachineActivity", "What happened to one machine, also to one that was deleted"),
+        activity("/keys/{id}/activity", "listKeyActivity", "What happened to one key, also to one that was deleted"),
+        activity("/operators/{id}/activity", "listOperatorActivity", "What happened to one operator, also to one that was deleted"),
+        activity("/journal", "listJournal", "Who changed what, when and why, newest first").takes(vec![shapes::subject_filter()]),
+        get("/journal/{seq}", "showJournalLine", "One change").gives::<JournalLine>(200),
+        get("/journal/verify", "verifyJournal", "Whether the journal is as it was written, and the first entry that is not")
+            .takes(vec![shapes::heads()])
+            .gives::<JournalVerified>(200),
+        get("/journal/export", "exportJournal", "The journal as JSON lines, oldest first, each with its place in the chain")
+            .notes("One that breaks off has no end, so that nobody takes a part for the whole.")
+            .takes(shapes::export_range())
+            .streams(NDJSON),
         get("/usage", "showUsage", "All calls by how they ended").gives::<TotalsView>(200),
     ]
 }
@@ -253,7 +269,7 @@ fn store() -> Vec<Operation> {
                 "One that breaks off has no end, so that nobody takes a part for the whole. Two are read at a time: more are answered 409.",
             )
             .streams("application/octet-stream"),
-        get("/store/verify", "verifyStore", "Looks the store through, and says what is bad").gives::<VerifiedView>(200),
+        get("/store/verify", "verifyStore", "Looks the store through, and says what is bad").gives::<StoreVerified>(200),
     ]
 }
 

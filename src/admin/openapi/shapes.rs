@@ -259,15 +259,21 @@ fn header(name: &str, schema: Value, description: &str) -> Value {
     json!({"name": name, "in": "header", "required": false, "schema": schema, "description": description})
 }
 
-/// The parameter that stands in the path, after the noun that begins it.
-pub fn id(path: &str) -> Value {
+/// The parameter that stands in the path, if there is one.
+pub fn in_path(path: &str) -> Option<Value> {
+    let name = path.split_once('{')?.1.split('}').next()?;
+    let schema = if name == "seq" { json!({"type": "integer", "minimum": 1, "maximum": u64::MAX}) } else { id(path) };
+    Some(json!({"name": name, "in": "path", "required": true, "schema": schema}))
+}
+
+/// An id of the noun that begins the path.
+fn id(path: &str) -> Value {
     let noun = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-    let name = match noun {
+    to(match noun {
         "machines" => "MachineId",
         "keys" => "KeyId",
         _ => "OperatorId",
-    };
-    json!({"name": "id", "in": "path", "required": true, "schema": to(name)})
+    })
 }
 
 pub fn idempotency_key() -> Value {
@@ -334,4 +340,38 @@ pub fn key_filters() -> Vec<Value> {
 pub fn operator_filters() -> Vec<Value> {
     let statuses = [OperatorStatus::Disabled, OperatorStatus::Expired, OperatorStatus::Active].map(OperatorStatus::as_str);
     vec![query("name", any_text(), "Has this very name."), query("status", json!({"enum": statuses}), "Has this status now.")]
+}
+
+pub fn subject_filter() -> Value {
+    let subjects = json!({"anyOf": [to("MachineId"), to("KeyId"), to("OperatorId"), {"const": "store"}]});
+    query("subject", subjects, "Is about this machine, key or operator, or was done with the store itself.")
+}
+
+pub fn journal_filters() -> Vec<Value> {
+    let short = || json!({"type": "string", "minLength": 1, "maxLength": 200});
+    let time = || json!({"type": "string", "format": "date-time"});
+    vec![
+        query("actor", short(), "Was made by `operator:NAME`, `socket:USER`, `offline:NUMBER` or the gateway itself."),
+        query("what", short(), "Is of this kind, `key.revoked`, or one of this noun's, `key`."),
+        query("since", time(), "Was made at this time or later."),
+        query("until", time(), "Was made before this time."),
+    ]
+}
+
+pub fn heads() -> Value {
+    let head = "[0-9]{1,19}:[0-9a-f]{64}";
+    let heads = matching_all(&format!("^{head}(,{head}){{0,99}}$"));
+    query(
+        "head",
+        heads,
+        "`SEQ:CHAIN` as an export or an earlier verification gave it, or several between commas: are they part of the journal?",
+    )
+}
+
+pub fn export_range() -> Vec<Value> {
+    let seq = || json!({"type": "integer", "minimum": 1, "maximum": u64::MAX});
+    vec![
+        query("since_seq", seq(), "The first change; otherwise the first that is here. 404 where it is not here, nor the next to be made."),
+        query("until_seq", seq(), "The last change; otherwise the last that is here."),
+    ]
 }

@@ -10,7 +10,9 @@ use tempfile::{TempDir, tempdir};
 
 use super::world::*;
 use crate::model::Timestamp;
-use crate::store::{Author, Backup, Embedded, Restore, Restored, Store, StoreError, check_backup, disk, rebuild, restore, verify};
+use crate::store::{
+    Author, Backup, Embedded, Restore, Restored, Store, StoreError, check_backup, disk, rebuild, restore, verify_journal, verify_store,
+};
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
@@ -86,8 +88,8 @@ fn a_backup_comes_back_as_it_was_in_an_empty_place() {
     assert_eq!((restored.lost, &restored.head), (None, &check_backup(&case.backup).unwrap().head));
     assert_eq!(reopened(&empty), case.then);
     // Nothing was lost, so nothing is added: the history goes on where it was.
-    assert_eq!(small(&empty).journal(None, 1).unwrap()[0]["seq"], restored.head.seq);
-    assert!(verify(&empty).unwrap().notes.is_empty());
+    assert_eq!(journal(&small(&empty), None, 1).unwrap()[0]["seq"], restored.head.seq);
+    assert!(verify_store(&empty).unwrap().notes.is_empty());
 }
 
 #[test]
@@ -99,7 +101,7 @@ fn an_older_backup_over_a_newer_store_needs_consent_and_leaves_a_line() {
     let restored = put_back(&case.at(), Some(&case.backup), true).unwrap();
     let store = small(&case.at());
     assert_holds(&store, &case.then);
-    let line = &store.journal(None, 1).unwrap()[0];
+    let line = &journal(&store, None, 1).unwrap()[0];
     assert_eq!((&line["what"], &line["actor"], &line["reason"]), (&"store.restored".into(), &"offline:0".into(), &"drill".into()));
     assert_eq!(line["store"]["head"], restored.head.to_string());
     assert!(line["store"]["head_before"].as_str().unwrap() > restored.head.to_string().as_str());
@@ -143,14 +145,14 @@ fn a_lost_end_of_the_journal_is_accepted_by_restore_alone() {
     let refusals = [
         Embedded::open(&case.at()).map(drop).unwrap_err(),
         rebuild(&case.at()).map(drop).unwrap_err(),
-        verify(&case.at()).map(drop).unwrap_err(),
+        verify_store(&case.at()).map(drop).unwrap_err(),
         put_back(&case.at(), None, false).map(drop).unwrap_err(),
     ];
     refusals.iter().for_each(|why| assert!(why.to_string().contains("--accept-rollback"), "{why}"));
     assert!(put_back(&case.at(), None, true).unwrap().lost.unwrap().contains("is newer"));
     let store = small(&case.at());
     assert_holds(&store, &case.then);
-    assert_eq!(store.journal(None, 1).unwrap()[0]["what"], "store.restored");
+    assert_eq!(journal(&store, None, 1).unwrap()[0]["what"], "store.restored");
     drop(store);
     let why = put_back(&case.at(), None, true).unwrap_err().to_string();
     assert!(why.contains("nothing to accept"), "{why}");
@@ -224,7 +226,8 @@ fn a_restore_cut_off_at_any_step_leaves_the_old_store_or_the_new_one() {
             })
             .collect();
         renamings.iter().take(steps).for_each(|(from, to)| fs::rename(from, to).unwrap());
-        assert!(verify(&at).is_err(), "who only looks does not end it");
+        assert!(verify_store(&at).is_err(), "who only looks does not end it");
+        assert!(verify_journal(&at, &[]).is_err());
         let store = small(&at);
         assert_holds(&store, &case.then);
         let notices = store.notices();
@@ -252,12 +255,12 @@ fn an_archived_journal_leaves_and_the_rest_stands_by_itself() {
         go_on(&store, &mut world, &story(35));
         let archived = store.archive(&to, &author()).unwrap();
         assert!(archived.files.len() > 2, "{archived:?}");
-        assert_eq!(archived.records as usize, world.machines.len() + world.keys.len());
-        let line = &store.journal(None, 1).unwrap()[0];
+        assert_eq!(archived.records, world.records());
+        let line = &journal(&store, None, 1).unwrap()[0];
         assert_eq!((&line["what"], line["seq"].as_u64()), (&"journal.archived".into(), archived.first));
-        assert_eq!(store.journal(None, usize::MAX).unwrap().len(), 1, "the list goes as far back as there are files");
+        assert_eq!(journal(&store, None, usize::MAX).unwrap().len(), 1, "the list goes as far back as there are files");
         assert_holds(&store, &world.settled());
-        assert!(store.verify().unwrap().notes.is_empty());
+        assert!(store.verify_whole().unwrap().notes.is_empty());
         go_on(&store, &mut world, &story(5));
         // Nothing is older than the last archiving, or it is moved again.
         assert!(store.archive(&to, &author()).unwrap().files.len() >= 2, "a file and its snapshot");
@@ -270,19 +273,19 @@ fn an_archived_journal_leaves_and_the_rest_stands_by_itself() {
             assert_holds(&store, &world.settled());
             assert!(store.notices()[0].starts_with("sled: missing"));
         }
-        let records = (world.machines.len() + world.keys.len()) as u64;
-        assert_eq!((rebuild(&at).unwrap(), verify(&at).unwrap().records), (records, records));
+        let records = world.records();
+        assert_eq!((rebuild(&at).unwrap(), verify_store(&at).unwrap().records), (records, records));
     }
     // All of it together is the whole history.
     let whole = folder.path().join("whole");
     copy_folder(&to, &whole.join("journal"));
     copy_folder(&at.join("journal"), &whole.join("journal"));
-    assert_eq!(verify(&whole).unwrap().first, 1);
+    assert_eq!(verify_store(&whole).unwrap().journal.first, 1);
     assert_eq!(held(&small(&whole)), world.settled());
     // And what was archived is a history of its own.
     let old = folder.path().join("old");
     copy_folder(&to, &old.join("journal"));
-    assert_eq!(verify(&old).unwrap().head.seq + 1, verify(&at).unwrap().first);
+    assert_eq!(verify_store(&old).unwrap().journal.head.seq + 1, verify_store(&at).unwrap().journal.first);
 }
 
 #[test]
@@ -325,7 +328,7 @@ fn an_archiving_cut_off_at_any_step_leaves_a_whole_store() {
             let store = small(&here);
             assert_holds(&store, &world.settled());
             drop(store);
-            verify(&here).unwrap();
+            verify_store(&here).unwrap();
         }
         // Taken up again where it was.
         let store = small(&here);
@@ -348,7 +351,7 @@ fn a_snapshot_is_vouched_for_by_the_chain() {
     for changed in [text.replace("\"state\":\"revoked\"", "\"state\":\"active\""), text[..text.len() / 2].to_owned(), String::new()] {
         assert_ne!(changed, text);
         fs::write(&snapshot, &changed).unwrap();
-        let why = verify(&at).unwrap_err().to_string();
+        let why = verify_store(&at).unwrap_err().to_string();
         assert!(why.contains(".snapshot"), "{why}");
         // A good mirror still serves; without one there is nothing to trust.
         assert_eq!(reopened(&at), world);
@@ -428,10 +431,10 @@ proptest! {
             }
             assert_holds(&store, &world.settled());
         }
-        let online = store.verify().unwrap();
+        let online = store.verify_whole().unwrap();
         drop(store);
-        let offline = verify(&at).unwrap();
+        let offline = verify_store(&at).unwrap();
         prop_assert_eq!(&online, &offline);
-        prop_assert_eq!(offline.records as usize, world.machines.len() + world.keys.len());
+        prop_assert_eq!(offline.records, world.records());
     }
 }

@@ -20,7 +20,7 @@ fn an_empty_folder_is_a_fresh_store_and_says_nothing() {
         let store = Embedded::open(&folder.path().join("a/b")).unwrap();
         assert_holds(&store, &World::default());
         assert_eq!((store.health(), store.notices()), (Health::Ready, vec![]));
-        assert_eq!(store.journal(None, 10).unwrap(), Vec::<serde_json::Value>::new());
+        assert_eq!(journal(&store, None, 10).unwrap(), Vec::<serde_json::Value>::new());
     }
 }
 
@@ -94,7 +94,7 @@ fn the_journal_shows_who_what_before_and_after_and_links_back() {
     assert_eq!(commit(Action::CreateKey(0)), [2]);
     assert_eq!(commit(Action::CreateKey(0)), [3]);
     assert_eq!(commit(Action::Revoke(0)), [4]);
-    let lines = store.journal(None, 1).unwrap();
+    let lines = journal(&store, None, 1).unwrap();
     let line = &lines[0];
     assert_eq!((&line["seq"], &line["what"], &line["actor"]), (&4.into(), &"key.revoked".into(), &"socket:root".into()));
     assert_eq!((&line["time"], &line["reason"]), (&"2027-01-15T08:00:00.004Z".into(), &"parce que\t\n\"".into()));
@@ -104,7 +104,7 @@ fn the_journal_shows_who_what_before_and_after_and_links_back() {
     assert_eq!((&change["before"]["state"], &change["after"]["state"]), (&"active".into(), &"revoked".into()));
     // Deleting a machine takes its keys along, named or not.
     assert_eq!(commit(Action::DeleteMachine(0)), [5]);
-    let lines = store.journal(None, 1).unwrap();
+    let lines = journal(&store, None, 1).unwrap();
     let changes = lines[0]["changes"].as_array().unwrap();
     assert_eq!(changes.len(), 3);
     assert!(changes.iter().all(|c| c["after"].is_null() && c["before"].is_object()));
@@ -120,7 +120,7 @@ fn changes_of_one_group_see_each_other() {
     let group: Vec<_> = actions.into_iter().filter_map(|a| world.act(a)).collect();
     assert_eq!(store.commit(group).unwrap(), [1, 2, 3, 4, 5]);
     assert_holds(&store, &world.settled());
-    let lines = store.journal(None, 9).unwrap();
+    let lines = journal(&store, None, 9).unwrap();
     assert!(lines.iter().all(|l| l["base"] == lines[0]["base"]));
     assert_eq!(lines[1]["changes"][0]["before"]["state"], "active");
     let gone: Vec<_> = [Action::CreateKey(0), Action::DeleteMachine(0)].into_iter().filter_map(|a| world.act(a)).collect();
@@ -135,7 +135,7 @@ fn no_hash_stands_anywhere_but_in_the_private_part() {
     let folder = tempdir().unwrap();
     let store = Embedded::open(folder.path()).unwrap();
     told(&store, &story(30));
-    let shown = serde_json::to_string(&store.journal(None, 100).unwrap()).unwrap();
+    let shown = serde_json::to_string(&journal(&store, None, 100).unwrap()).unwrap();
     let text = hex::encode(&hash(2).0);
     assert!(!shown.contains(&text[..16]) && !shown.contains("hash"));
     let journal = fs::read_to_string(folder.path().join("journal/00000001.log")).unwrap();
@@ -153,7 +153,7 @@ fn the_journal_is_paged_newest_first_across_files() {
     let count = told(&store, &story(300)).len() as u64 - 1;
     let files = fs::read_dir(folder.path().join("journal")).unwrap().count();
     assert!(files > 10, "{files}");
-    let seqs = |before, limit| store.journal(before, limit).unwrap().iter().map(|l| l["seq"].as_u64().unwrap()).collect::<Vec<_>>();
+    let seqs = |before, limit| journal(&store, before, limit).unwrap().iter().map(|l| l["seq"].as_u64().unwrap()).collect::<Vec<_>>();
     assert_eq!(seqs(None, usize::MAX), (1..=count).rev().collect::<Vec<_>>());
     for before in 1..=count + 2 {
         let top = (before - 1).min(count);
@@ -161,7 +161,7 @@ fn the_journal_is_paged_newest_first_across_files() {
     }
     drop(store);
     let store = small_segments(folder.path());
-    assert_eq!(store.journal(None, usize::MAX).unwrap().len() as u64, count);
+    assert_eq!(journal(&store, None, usize::MAX).unwrap().len() as u64, count);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn a_long_file_is_paged_by_its_offsets() {
     drop(store);
     let store = Embedded::open(folder.path()).unwrap();
     for before in [2, 63, 64, 65, 66, 128, 129, 130, 200, count] {
-        let page = store.journal(Some(before), 1).unwrap();
+        let page = journal(&store, Some(before), 1).unwrap();
         assert_eq!(page[0]["seq"], before - 1);
     }
 }

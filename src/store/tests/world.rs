@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use crate::model::{
     Environment, Key, KeyId, KeyState, Machine, MachineId, Operator, OperatorId, PermissionName, Rights, SecretHash, TierName, Timestamp,
 };
-use crate::store::{Embedded, Entry, Op, Record, Store, Subject};
+use crate::store::{Embedded, Entry, Filter, Op, Record, Seq, Store, StoreError, Subject};
 
 /// What was told to be done; numbers choose among what is there.
 #[derive(Clone, Copy, Debug)]
@@ -256,6 +256,10 @@ pub fn held(store: &Embedded) -> World {
 }
 
 impl World {
+    pub fn records(&self) -> u64 {
+        (self.machines.len() + self.keys.len() + self.operators.len()) as u64
+    }
+
     /// Without what only the drawing of further changes needs.
     pub fn settled(&self) -> World {
         World { drawn: 0, ..self.clone() }
@@ -273,6 +277,11 @@ pub fn told(store: &Embedded, actions: &[Action]) -> Vec<World> {
         }
     }
     states
+}
+
+/// The public part of every line, newest first.
+pub fn journal(store: &Embedded, before: Option<Seq>, limit: usize) -> Result<Vec<serde_json::Value>, StoreError> {
+    Ok(store.history(&Filter::default(), before, limit)?.lines)
 }
 
 pub fn copy_folder(from: &Path, to: &Path) {
