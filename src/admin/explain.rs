@@ -20,6 +20,8 @@ use crate::model::{KeyId, PeerIp};
 
 /// The most header fields of a request that is asked about.
 const MAX_HEADERS: usize = 200;
+/// The longest URL that is asked about, in characters.
+pub const MAX_URL: usize = 16_000;
 
 pub async fn explain(State(admin): State<Arc<Admin>>, mut fields: Fields) -> Result<Json<ExplainView>, Problem> {
     let value = fields.optional("key", text);
@@ -78,6 +80,9 @@ fn method(value: Value) -> Read<Method> {
 
 fn target(value: Value) -> Read<Uri> {
     let text = text(value)?;
+    if text.chars().count() > MAX_URL {
+        return Err(format!("is longer than {MAX_URL} characters").into());
+    }
     let url = text.split('#').next().unwrap_or_default();
     let is_whole = ["http://", "https://"].iter().any(|scheme| url.get(..scheme.len()).is_some_and(|s| s.eq_ignore_ascii_case(scheme)));
     if !is_whole && !url.starts_with('/') {
@@ -109,7 +114,9 @@ fn headers(value: Value) -> Read<HeaderMap> {
 fn header(name: &str, value: Value) -> Result<(HeaderName, HeaderValue), String> {
     let Value::String(value) = value else { return Err(format!("must be a string or an array of strings, not {}", kind(&value))) };
     let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "is not the name of a header field")?;
-    let value = HeaderValue::from_bytes(value.trim().as_bytes()).map_err(|_| "holds characters that no header field may hold")?;
+    // White space around a value is none of it (RFC 9110 section 5.5); a line end is no white space.
+    let value = HeaderValue::from_bytes(value.trim_matches([' ', '\t']).as_bytes())
+        .map_err(|_| "holds characters that no header field may hold")?;
     Ok((name, value))
 }
 
@@ -137,6 +144,9 @@ mod tests {
         for bad in ["", "v1/a", "api.test/v1", "ftp://a/b", "/a b", "http://", "*", "mailto:a@b"] {
             assert!(target(json!(bad)).is_err(), "{bad}");
         }
+        assert!(
+            target(json!(format!("/{}", "é".repeat(MAX_URL - 1)))).is_ok() && target(json!(format!("/{}", "a".repeat(MAX_URL)))).is_err()
+        );
         let both = headers(json!({"Host": "other.test"})).unwrap();
         assert_eq!(request(Method::GET, target(json!("http://api.test/v1")).unwrap(), both).uri.host(), Some("api.test"));
     }
@@ -145,9 +155,9 @@ mod tests {
     fn each_header_that_cannot_be_one_is_pointed_at() {
         let two = headers(json!({"X-A": ["1", "2"], "b": " 3 "})).unwrap();
         assert_eq!((two.get_all("x-a").iter().count(), two["b"].to_str().unwrap()), (2, "3"));
-        let Err(Faults(faults)) = headers(json!({"a b": "1", "c/d": "1", "e": 5, "f": "x\ny"})) else { panic!("accepted") };
+        let Err(Faults(faults)) = headers(json!({"a b": "1", "c/d": "1", "e": 5, "f": "x\ny", "g": "\n"})) else { panic!("accepted") };
         let places: Vec<&str> = faults.iter().map(|fault| fault.pointer.as_str()).collect();
-        assert_eq!(places, ["/a b", "/c~1d", "/e", "/f"]);
+        assert_eq!(places, ["/a b", "/c~1d", "/e", "/f", "/g"]);
         assert!(headers(json!({"a": vec!["1"; MAX_HEADERS + 1]})).is_err() && headers(json!([])).is_err());
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! As the IETF's draft on the `Idempotency-Key` field says it: the client names its request; a repeat by the same requester with the same
 //! method, target and body gets the first one's answer, without the value that it made. What is remembered is in memory, and a restart forgets it.
-//! Only what was done is remembered: a request that was refused may be corrected and sent again under its name.
+//! Only what was done is remembered: a request that was refused may be corrected and sent again under its name. Answers that are made while
+//! they are sent, as a backup is, are not remembered either: what is too long to be held is there to be read, and changes nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use axum::extract::{FromRequest, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -28,8 +30,8 @@ const KEPT_FOR: Duration = Duration::from_secs(86_400);
 /// The most answers that are remembered, and the most bytes of them; the oldest go first.
 const MAX_KEPT: usize = 10_000;
 const MAX_BYTES: usize = 32 << 20;
-/// Of a longer answer it is remembered only that it was given.
-const MAX_ANSWER: usize = 1 << 20;
+/// Of a longer answer it is remembered only that it was given. A thousand keys, as one request can make them, fit.
+const MAX_ANSWER: usize = 4 << 20;
 /// The longest name of a request, in characters.
 const MAX_NAME: usize = 255;
 
@@ -102,8 +104,8 @@ fn name_of(headers: &HeaderMap, actor: &Actor) -> Result<Option<Print>, Problem>
         (Some(field), None) => field.to_str().unwrap_or_default().trim(),
         (Some(_), Some(_)) => return wrong("is given twice".into()),
     };
-    if !(1..=MAX_NAME).contains(&field.len()) {
-        return wrong(format!("must be 1 to {MAX_NAME} printable ASCII characters, for example a UUID"));
+    if !(1..=MAX_NAME).contains(&field.len()) || !field.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return wrong(format!("must be 1 to {MAX_NAME} printable ASCII characters without white space, for example a UUID"));
     }
     let unquoted = field.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(field);
     Ok(Some(digest(&[actor.0.as_bytes(), unquoted.as_bytes()])))
@@ -157,13 +159,13 @@ struct Turn {
 }
 
 impl Turn {
-    /// Remembers what was done. What was refused is forgotten.
+    /// Remembers what was done. What was refused is forgotten, and so is what is still being made.
     async fn end(self, response: Response, now: Tick) -> Response {
-        if !response.status().is_success() {
+        if !response.status().is_success() || response.body().size_hint().exact().is_none() {
             return response;
         }
         let (head, body) = response.into_parts();
-        // The bodies of this API stand in memory whole and cannot fail.
+        // A body whose length is known stands in memory whole and cannot fail.
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let names = [header::CONTENT_TYPE, header::LOCATION, header::ETAG];
         let headers = names.into_iter().filter_map(|name| head.headers.get(&name).map(|value| (name.clone(), value.clone()))).collect();
@@ -251,7 +253,7 @@ mod tests {
         assert_eq!(named(b"\"a-1\"", "x"), named(b"a-1", "x"));
         assert_ne!(named(b"a-1", "x"), named(b"a-1", "y"));
         assert!(named("a".repeat(MAX_NAME).as_bytes(), "x").is_some());
-        for bad in [&b""[..], b" ", "é".as_bytes(), "a".repeat(MAX_NAME + 1).as_bytes()] {
+        for bad in [&b""[..], b" ", b"a b", b"a\tb", "é".as_bytes(), "a".repeat(MAX_NAME + 1).as_bytes()] {
             assert!(named(bad, "x").is_none(), "{bad:?}");
         }
     }
@@ -277,7 +279,7 @@ mod tests {
         (0..MAX_KEPT as u64 + 5).for_each(|n| done(n, 10));
         assert_eq!((count(), repeats.0.lock().bytes), (MAX_KEPT, 10 * MAX_KEPT));
         (20_000..20_040).for_each(|n| done(n, MAX_ANSWER));
-        assert!(repeats.0.lock().bytes <= MAX_BYTES && count() == 32, "{}", count());
+        assert!(repeats.0.lock().bytes <= MAX_BYTES && count() == MAX_BYTES / MAX_ANSWER, "{}", count());
         clock.advance(KEPT_FOR);
         done(1, 1);
         assert_eq!((count(), repeats.0.lock().bytes), (1, 1));

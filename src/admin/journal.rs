@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::Admin;
 use super::fields::Read;
+use super::openapi::NDJSON;
 use super::page::{Page, Params, cursor};
 use super::problem::Problem;
 use super::stream::{self, Broken, Out};
@@ -129,10 +130,10 @@ pub async fn export(State(admin): State<Arc<Admin>>, mut params: Params) -> Resu
     let since = params.optional("since_seq", number);
     let until = params.optional("until_seq", number).unwrap_or(Seq::MAX);
     params.finish()?;
-    let (after, head) = admin.ask(move |store| ends(store, since, until)).await?.map_err(|why| Problem::invalid_at("?since_seq", why))?;
+    let (after, head) = admin.ask(move |store| ends(store, since, until)).await?.map_err(Problem::not_found)?;
     let mut response = Response::new(stream::body(|out| feed(admin, after, head.seq, out)));
     let fields = response.headers_mut();
-    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(NDJSON));
     fields.extend(HeaderValue::try_from(head.to_string()).ok().map(|head| (Some(stream::HEAD), head)));
     Ok(response)
 }

@@ -18,6 +18,9 @@ use super::wire::ProblemBody;
 use super::{Endpoint, endpoints};
 use operations::{Gives, Operation, operations};
 
+/// The media type of JSON lines.
+pub const NDJSON: &str = "application/x-ndjson";
+
 pub async fn document() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], text()).into_response()
 }
@@ -49,7 +52,9 @@ fn whole() -> Value {
             "title": "octroi admin API",
             "version": env!("CARGO_PKG_VERSION"),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-            "description": "Machines, their keys, and what became of them. Times are RFC 3339 in UTC.",
+            "description": "Machines, their keys and their use; the operators who manage them; the journal of all changes and the store that keeps \
+                it; what the settings name; and the gate's own answers: why a request is let in or turned away, and whether a key may do \
+                something. Times are RFC 3339 in UTC.",
         },
         "servers": [{"url": "/"}],
         "security": [{"operator": []}],
@@ -57,7 +62,10 @@ fn whole() -> Value {
         "components": {
             "securitySchemes": {"operator": {"type": "http", "scheme": "bearer", "description": "An operator's token."}},
             "responses": {"Problem": {
-                "description": "It was not done. `code` says why in one word, `errors` with the code `invalid` everything that is wrong.",
+                "description": "It was not done. `code` says why in one word: `invalid` (400; `errors` has everything that is wrong), \
+                    `token_missing` or `token_invalid` (401), `right_missing` (403; `right` names it), `host_denied` (403), `not_found` (404), \
+                    `method_not_allowed` (405), `conflict` (409), `precondition_failed` (412), `idempotency_key_reused` (422), \
+                    `too_many_failures` (429, with `Retry-After`), `internal_error` (500), `store_unavailable` (503, with `Retry-After`).",
                 "content": {"application/problem+json": {"schema": problem}},
             }},
             "schemas": definitions,
@@ -67,9 +75,7 @@ fn whole() -> Value {
 
 fn described(endpoint: &Endpoint, operation: &Operation, schemas: &mut SchemaGenerator) -> Value {
     let mut parameters = operation.parameters.clone();
-    if endpoint.path.contains("{id}") {
-        parameters.insert(0, shapes::id(endpoint.path));
-    }
+    parameters.splice(0..0, shapes::in_path(endpoint.path));
     if endpoint.method == Method::POST {
         parameters.push(shapes::idempotency_key());
     }
@@ -89,21 +95,26 @@ fn described(endpoint: &Endpoint, operation: &Operation, schemas: &mut SchemaGen
     let mut described = json!({
         "operationId": operation.id,
         "summary": operation.summary,
-        "description": match endpoint.right {
-            Some(right) => format!("Needs the right `{right}`."),
-            None => "Takes any operator's token.".to_owned(),
-        },
+        "description": format!("{} {}", right(endpoint), operation.notes).trim_end(),
         "tags": [endpoint.path.trim_start_matches('/').split('/').next()],
         "parameters": parameters,
         "responses": responses,
     });
     if let Some(body) = &operation.body {
-        described["requestBody"] = json!({
-            "required": body.get("required").is_some(),
-            "content": {"application/json": {"schema": body}},
-        });
+        let mut content = json!({"application/json": {"schema": body}});
+        if let Some(lines) = &operation.lines {
+            content[NDJSON] = json!({"schema": lines});
+        }
+        described["requestBody"] = json!({"required": body.get("required").is_some(), "content": content});
     }
     described
+}
+
+fn right(endpoint: &Endpoint) -> String {
+    match endpoint.right {
+        Some(right) => format!("Needs the right `{right}`; without it 403 `right_missing`."),
+        None => "Takes any operator's token.".to_owned(),
+    }
 }
 
 fn given(operation: &Operation, schemas: &mut SchemaGenerator) -> Value {
@@ -115,13 +126,17 @@ fn given(operation: &Operation, schemas: &mut SchemaGenerator) -> Value {
     if operation.status == 201 {
         header("Location", "Where it is.");
     }
+    if let Gives::Stream(_) = operation.gives {
+        header("Octroi-Head", "The last change that is in it, with its place in the chain: `SEQ:CHAIN`.");
+    }
     let content = match &operation.gives {
         Gives::Nothing => json!({}),
         Gives::Json(schema) => json!({"application/json": {"schema": schema(schemas).to_value()}}),
+        Gives::Stream(media) => json!({*media: {}}),
     };
     let description = match operation.gives {
         Gives::Nothing => "Done.",
-        Gives::Json(_) => operation.summary,
+        Gives::Json(_) | Gives::Stream(_) => operation.summary,
     };
     let mut given = json!({"description": description});
     if !headers.is_empty() {

@@ -14,13 +14,14 @@ use super::keys::take_expiry;
 use super::machines::{CHUNK, take_reason};
 use super::page::{Page, Params, cursor};
 use super::problem::{Code, Problem};
+use super::revision::{IfMatch, Tag, Tagged};
 use super::wire::{List, OperatorChanged, OperatorView, WhoamiView};
 use super::{Admin, answer, values};
 use crate::model::change::{NewOperator, OperatorEdit};
 use crate::model::operator::OperatorStatus;
-use crate::model::{Change, Operator, OperatorId, Timestamp};
+use crate::model::{Change, Operator, OperatorId, Origin, Timestamp};
 use crate::registry::Left;
-use crate::store::{Store, StoreError};
+use crate::store::{Kept, Store, StoreError};
 
 /// Which operators are asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,14 +65,14 @@ fn matching(store: &dyn Store, filter: &Filter, page: Page, now: Timestamp) -> R
     }
 }
 
-pub async fn show(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Result<Json<OperatorView>, Problem> {
-    let operator = find(&admin, parse_id(&id)?).await?;
-    Ok(Json(admin.operator_view(&operator)))
+pub async fn show(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Result<Tagged<OperatorView>, Problem> {
+    let Kept { seq, record } = find(&admin, parse_id(&id)?).await?;
+    Ok(Tagged::new(seq, admin.operator_view(&record)))
 }
 
 pub async fn whoami(requester: Requester, State(admin): State<Arc<Admin>>) -> Result<Json<WhoamiView>, Problem> {
     let operator = match requester.operator {
-        Some(id) => Some(admin.operator_view(&find(&admin, id).await?)),
+        Some(id) => Some(admin.operator_view(&find(&admin, id).await?.record)),
         None => None,
     };
     Ok(Json(WhoamiView { actor: requester.actor.0, rights: requester.rights.iter().map(|right| right.to_string()).collect(), operator }))
@@ -85,20 +86,28 @@ pub async fn create(requester: Requester, State(admin): State<Arc<Admin>>, mut f
     };
     let reason = take_reason(&mut fields);
     fields.finish()?;
-    let Json(made) = commit(&admin, requester, reason, Change::CreateOperator(new)).await?;
-    let location = format!("/v1/operators/{}", made.operator.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(made)).into_response())
+    let made = commit(&admin, requester.origin(reason), Change::CreateOperator(new), IfMatch::Whatever).await?;
+    let location = format!("/v1/operators/{}", made.body.operator.id);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], made).into_response())
 }
 
-pub async fn edit(requester: Requester, State(admin): State<Arc<Admin>>, Path(id): Path<String>, mut fields: Fields) -> Changed {
+pub async fn edit(
+    requester: Requester,
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    demanded: IfMatch,
+    mut fields: Fields,
+) -> Changed {
     let id = parse_id(&id)?;
-    let current = admin.operator_view(&find(&admin, id).await?);
+    let Kept { seq, record } = find(&admin, id).await?;
+    demanded.permits(seq)?;
+    let current = admin.operator_view(&record);
     let edit =
         OperatorEdit { rights: fields.optional("rights", values::rights), expires_at: take_expiry(&mut fields, admin.clock.now().wall) };
     let reason = take_reason(&mut fields);
     refuse_fixed(&mut fields, &current);
     fields.finish()?;
-    commit(&admin, requester, reason, Change::EditOperator(id, edit)).await
+    commit(&admin, requester.origin(reason), Change::EditOperator(id, edit), demanded).await
 }
 
 fn refuse_fixed(fields: &mut Fields, current: &OperatorView) {
@@ -117,25 +126,38 @@ fn refuse_fixed(fields: &mut Fields, current: &OperatorView) {
     }
 }
 
-pub async fn enable(requester: Requester, State(admin): State<Arc<Admin>>, Path(id): Path<String>, fields: Fields) -> Changed {
-    act(&admin, requester, &id, fields, Change::EnableOperator).await
+pub async fn enable(op: Requester, State(admin): State<Arc<Admin>>, Path(id): Path<String>, demanded: IfMatch, fields: Fields) -> Changed {
+    act(&admin, op, &id, demanded, fields, Change::EnableOperator).await
 }
 
-pub async fn disable(requester: Requester, State(admin): State<Arc<Admin>>, Path(id): Path<String>, fields: Fields) -> Changed {
-    act(&admin, requester, &id, fields, Change::DisableOperator).await
+pub async fn disable(op: Requester, State(admin): State<Arc<Admin>>, Path(id): Path<String>, demanded: IfMatch, fields: Fields) -> Changed {
+    act(&admin, op, &id, demanded, fields, Change::DisableOperator).await
 }
 
-pub async fn regenerate(requester: Requester, State(admin): State<Arc<Admin>>, Path(id): Path<String>, fields: Fields) -> Changed {
-    act(&admin, requester, &id, fields, Change::RegenerateOperator).await
+pub async fn regenerate(
+    op: Requester,
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    demanded: IfMatch,
+    fields: Fields,
+) -> Changed {
+    act(&admin, op, &id, demanded, fields, Change::RegenerateOperator).await
 }
 
-type Changed = Result<Json<OperatorChanged>, Problem>;
+type Changed = Result<Tagged<OperatorChanged>, Problem>;
 
-async fn act(admin: &Admin, requester: Requester, id: &str, mut fields: Fields, change: fn(OperatorId) -> Change) -> Changed {
+async fn act(
+    admin: &Admin,
+    requester: Requester,
+    id: &str,
+    demanded: IfMatch,
+    mut fields: Fields,
+    change: fn(OperatorId) -> Change,
+) -> Changed {
     let id = parse_id(id)?;
     let reason = take_reason(&mut fields);
     fields.finish()?;
-    commit(admin, requester, reason, change(id)).await
+    commit(admin, requester.origin(reason), change(id), demanded).await
 }
 
 /// The last one too: the socket remains.
@@ -143,22 +165,26 @@ pub async fn delete(
     requester: Requester,
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
+    demanded: IfMatch,
     mut params: Params,
 ) -> Result<Response, Problem> {
     let id = parse_id(&id)?;
     let reason = params.reason();
     params.finish()?;
-    admin.registry.commit(requester.origin(reason), Change::DeleteOperator(id)).await?;
+    admin.commit(requester.origin(reason), Change::DeleteOperator(id), demanded).await?;
     Ok(answer::nothing_left())
 }
 
-async fn commit(admin: &Admin, requester: Requester, reason: Option<String>, change: Change) -> Changed {
-    let committed = admin.registry.commit(requester.origin(reason), change).await?;
+async fn commit(admin: &Admin, origin: Origin, change: Change, demanded: IfMatch) -> Changed {
+    let committed = admin.commit(origin, change, demanded).await?;
     let Left::Operator(operator) = committed.left else {
         return Err(Problem::new(Code::InternalError, "the change was made, and left something else than an operator"));
     };
+    let view = admin.operator_view(&operator);
+    // The tag is that of the operator, as a GET shows it: without the token.
+    let tag = Tag::of(committed.revision, &view);
     let secret = committed.secret.map(|token| token.reveal().to_string());
-    Ok(Json(OperatorChanged { operator: admin.operator_view(&operator), secret }))
+    Ok(Tagged { body: OperatorChanged { operator: view, secret }, tag })
 }
 
 impl Admin {
@@ -171,7 +197,7 @@ fn parse_id(text: &str) -> Result<OperatorId, Problem> {
     text.parse().map_err(|error| Problem::not_found(format!("{text:?} names no operator: {error}")))
 }
 
-async fn find(admin: &Admin, id: OperatorId) -> Result<Operator, Problem> {
+async fn find(admin: &Admin, id: OperatorId) -> Result<Kept<Operator>, Problem> {
     let operator = admin.ask(move |store| store.operator(id)).await?;
-    operator.map(|kept| kept.record).ok_or_else(|| Problem::not_found(format!("no operator has the id {id}")))
+    operator.ok_or_else(|| Problem::not_found(format!("no operator has the id {id}")))
 }

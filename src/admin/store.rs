@@ -19,6 +19,8 @@ use super::stream::{self, Broken, Out};
 use super::wire::{ArchivedView, StoreVerified};
 use crate::store::{Archived, Author, Backup, StoreError, Whole};
 
+/// The longest name of a folder, in bytes, as Linux has it. The folders on the way to it are made one by one.
+pub const MAX_PATH: usize = 4_095;
 /// Backups that are read at a time.
 const BACKUPS: usize = 2;
 
@@ -97,8 +99,25 @@ pub async fn archive(operator: Requester, State(admin): State<Arc<Admin>>, mut f
 
 /// A folder of the gateway's machine. It may run anywhere, so a relative path would mean nothing to whoever asks.
 fn folder(value: Value) -> Read<PathBuf> {
-    match value.as_str().map(Path::new) {
-        Some(path) if path.is_absolute() => Ok(path.to_owned()),
+    match value.as_str() {
+        Some(path) if path.len() > MAX_PATH => Err(format!("is longer than {MAX_PATH} bytes").into()),
+        Some(path) if path.starts_with('/') && !path.contains('\0') => Ok(path.into()),
         _ => Err("must be the absolute path of a folder, such as \"/var/backups/octroi\"".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_folder_is_an_absolute_path_that_the_system_could_take() {
+        assert_eq!(folder(json!("/var/backups/octroi")), Ok("/var/backups/octroi".into()));
+        let long = format!("/{}", "a/".repeat(MAX_PATH / 2));
+        assert!(folder(json!(&long[..MAX_PATH])).is_ok());
+        for bad in [json!(""), json!("old"), json!("./old"), json!("/a\0b"), json!(long + "a"), json!(["/old"])] {
+            assert!(folder(bad.clone()).is_err(), "{bad}");
+        }
     }
 }

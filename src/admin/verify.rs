@@ -26,7 +26,7 @@ use crate::model::{ClientIp, PeerIp, PermissionName, RequestId};
 use crate::registry::Entry;
 
 /// The highest cost of one call.
-const MAX_COST: u32 = 1_000_000;
+pub const MAX_COST: u32 = 1_000_000;
 
 pub async fn verify(
     requester: Requester,
@@ -99,8 +99,9 @@ fn permissions(value: Value, catalogue: &Catalogue) -> Read<Vec<PermissionName>>
 }
 
 fn cost(value: Value) -> Read<NonZeroU32> {
-    let cost = value.as_u64().filter(|cost| (1..=u64::from(MAX_COST)).contains(cost)).and_then(|cost| u32::try_from(cost).ok());
-    cost.and_then(NonZeroU32::new).ok_or_else(|| format!("must be a whole number from 1 to {MAX_COST}").into())
+    // To JSON 5 and 5.0 are one number, and some languages have no other way to write it.
+    let cost = value.as_f64().filter(|cost| cost.fract() == 0.0 && (1.0..=f64::from(MAX_COST)).contains(cost));
+    cost.and_then(|cost| NonZeroU32::new(cost as u32)).ok_or_else(|| format!("must be a whole number from 1 to {MAX_COST}").into())
 }
 
 #[cfg(test)]
@@ -122,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_cost_is_a_whole_number_within_bounds() {
-        assert!(cost(json!(1)).is_ok() && cost(json!(1_000_000)).is_ok());
+        assert!(cost(json!(1)).is_ok() && cost(json!(1_000_000)).is_ok() && cost(json!(5.0)) == cost(json!(5)));
         for bad in [json!(0), json!(-1), json!(1.5), json!(1_000_001), json!("1"), json!(4_294_967_297_u64)] {
             assert!(cost(bad.clone()).is_err(), "{bad}");
         }

@@ -174,7 +174,7 @@ fn a_repeat_is_answered_like_the_first_and_without_the_value() {
     post(&keys, "a-3", &json!({"label": 7})).refused(400, "invalid");
     post("/v1/machines", "a-4", &json!({"name": "caller"})).refused(409, "conflict");
     assert_eq!(post(&keys, "a-3", &labelled("prod - billing v3")).status, 201, "what was refused is not remembered");
-    for bad in ["", "é", &"x".repeat(256), "a\r\nIdempotency-Key: b"] {
+    for bad in ["", "é", "a b", &"x".repeat(256), "a\r\nIdempotency-Key: b"] {
         let answer = post(&keys, bad, &labelled("prod - billing v4"));
         answer.refused(400, "invalid");
         assert_eq!(answer.json()["errors"][0]["pointer"], "idempotency-key:", "{bad}");
@@ -363,7 +363,7 @@ fn the_description_names_the_fields_and_parameters_that_are_read() {
             }
             _ => String::new(),
         };
-        let target = path.replace("{id}", &id);
+        let target = path.replace("{id}", &id).replace("{seq}", "1");
         if let Some(schema) = operation.pointer("/requestBody/content/application~1json/schema") {
             let properties = schema["properties"].as_object().unwrap_or_else(|| panic!("{method} {path}: properties in place"));
             let answer = admin.ask(method, &target, Some(&json!({"zzz": 1})));

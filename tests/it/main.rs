@@ -17,6 +17,7 @@ mod crash;
 mod credentials;
 mod cut;
 mod decisions;
+mod endpoints;
 mod explain;
 mod faults;
 mod formats;

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use octroi::admin::endpoint_table;
 use octroi::clock::Clock;
 use octroi::config;
 use octroi::model::Code;
@@ -225,6 +226,19 @@ fn the_refusals_page_names_every_code_with_its_status() {
     assert_eq!(set(rows(&page)), set(Code::ALL.iter().map(|code| code.as_str())));
     for code in Code::ALL {
         let row = format!("| `{}` | {} |", code.as_str(), code.status().as_u16());
+        assert!(page.contains(&row), "{row}");
+    }
+}
+
+#[test]
+fn the_admin_api_page_names_every_endpoint_with_its_right() {
+    let page = read("docs/admin-api.md");
+    let named = rows(&page).into_iter().filter(|row| row.contains(" /v1/"));
+    let table: Vec<_> = endpoint_table().into_iter().map(|(method, path, right)| (format!("{method} {path}"), right)).collect();
+    assert_eq!(set(named), table.iter().map(|(endpoint, _)| endpoint.clone()).collect());
+    for (endpoint, right) in table {
+        let right = right.map_or("any".to_owned(), |right| format!("`{right}`"));
+        let row = format!("| `{endpoint}` | {right} | ");
         assert!(page.contains(&row), "{row}");
     }
 }

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::super::door::Requester;
 use super::super::fields::{self, Fields, Read};
 use super::super::machines::{self, take_reason};
+use super::super::openapi::NDJSON;
 use super::super::problem::{Code, Problem};
 use super::super::wire::{BulkItem, BulkProblem, KeyChanged, KeyView, List};
 use super::super::{Admin, values};
@@ -29,7 +30,7 @@ impl<S: Send + Sync> FromRequest<S> for Asked {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Asked, Problem> {
-        if fields::is_type(request.headers(), "application/x-ndjson") {
+        if fields::is_type(request.headers(), NDJSON) {
             let body = Bytes::from_request(request, state).await.map_err(fields::unread)?;
             return Asked::lines(&body);
         }

@@ -6,8 +6,12 @@ use serde_json::Value;
 
 use super::super::Endpoint;
 use super::super::catalogue::{PermissionRow, RouteInfo, TierRow};
-use super::super::wire::{JournalLine, KeyChanged, KeyView, List, MachineUsageView, MachineView, TotalsView, UsageView};
-use super::shapes;
+use super::super::wire::decision::{ExplainView, VerifyView};
+use super::super::wire::{
+    ArchivedView, BulkItem, JournalLine, JournalPage, JournalVerified, KeyChanged, KeyView, List, MachineUsageView, MachineView,
+    OperatorChanged, OperatorView, StoreVerified, TotalsView, UsageView, WhoamiView,
+};
+use super::{NDJSON, shapes};
 
 /// What an endpoint takes and gives, in the words of the document. The parameter `{id}`, the `Idempotency-Key` of a POST, the
 /// right and the problems follow from the table of endpoints and are not repeated here.
@@ -17,10 +21,14 @@ pub struct Operation {
     pub id: &'static str,
     /// A sentence without a full stop.
     pub summary: &'static str,
+    /// More about it: sentences.
+    pub notes: &'static str,
     /// Parameter objects.
     pub parameters: Vec<Value>,
     /// The schema of the body, an object.
     pub body: Option<Value>,
+    /// The schema of a body of JSON lines, which may be sent instead.
+    pub lines: Option<Value>,
     /// It can be made to depend on the state of the record (`If-Match`, `If-None-Match`).
     pub conditional: bool,
     /// The answer says which state it shows (`ETag`).
@@ -33,12 +41,31 @@ pub struct Operation {
 pub enum Gives {
     Nothing,
     Json(fn(&mut SchemaGenerator) -> Schema),
+    /// Something long of this media type, made while it is sent. Its head says in `Octroi-Head` with which change it ends.
+    Stream(&'static str),
 }
 
 impl Operation {
     fn new(method: Method, path: &'static str, id: &'static str, summary: &'static str) -> Operation {
-        let (parameters, body, gives) = (Vec::new(), None, Gives::Nothing);
-        Operation { method, path, id, summary, parameters, body, conditional: false, tagged: false, status: 204, gives }
+        Operation {
+            method,
+            path,
+            id,
+            summary,
+            notes: "",
+            parameters: Vec::new(),
+            body: None,
+            lines: None,
+            conditional: false,
+            tagged: false,
+            status: 204,
+            gives: Gives::Nothing,
+        }
+    }
+
+    fn notes(mut self, notes: &'static str) -> Operation {
+        self.notes = notes;
+        self
     }
 
     fn takes(mut self, parameters: Vec<Value>) -> Operation {
@@ -55,9 +82,20 @@ impl Operation {
         self
     }
 
+    fn lines(mut self, lines: Value) -> Operation {
+        self.lines = Some(lines);
+        self
+    }
+
     fn gives<T: JsonSchema>(mut self, status: u16) -> Operation {
         self.status = status;
         self.gives = Gives::Json(|schemas| schemas.subschema_for::<T>());
+        self
+    }
+
+    fn streams(mut self, media: &'static str) -> Operation {
+        self.status = 200;
+        self.gives = Gives::Stream(media);
         self
     }
 
@@ -97,8 +135,13 @@ fn act<T: JsonSchema>(path: &'static str, id: &'static str, summary: &'static st
     post(path, id, summary).body(shapes::action(&[])).gives::<T>(200).tagged().conditional()
 }
 
+/// A part of the journal.
+fn activity(path: &'static str, id: &'static str, summary: &'static str) -> Operation {
+    get(path, id, summary).paged().takes(shapes::journal_filters()).gives::<JournalPage>(200)
+}
+
 pub fn operations() -> Vec<Operation> {
-    [machines(), keys(), history(), settings()].into_iter().flatten().collect()
+    [machines(), keys(), decisions(), operators(), history(), store(), settings()].into_iter().flatten().collect()
 }
 
 fn machines() -> Vec<Operation> {
@@ -135,6 +178,11 @@ fn keys() -> Vec<Operation> {
             .takes(vec![shapes::machine_filter()])
             .takes(shapes::key_filters())
             .gives::<List<KeyView>>(200),
+        post("/keys/bulk", "createKeys", "Makes up to 1000 keys; their values are in this one answer")
+            .notes("Each key stands for itself: what is wrong with one is told in its place of the answer and keeps none of the others from being made.")
+            .body(shapes::new_keys())
+            .lines(shapes::new_key_lines())
+            .gives::<List<BulkItem>>(200),
         get("/keys/{id}", "showKey", "One key").gives::<KeyView>(200).tagged().conditional(),
         patch("/keys/{id}", "editKey", "Changes what is given and leaves the rest").body(shapes::key_edit()).gives::<KeyChanged>(200),
         delete("/keys/{id}", "deleteKey", "Deletes a key, for good"),
@@ -146,14 +194,82 @@ fn keys() -> Vec<Operation> {
             .gives::<KeyChanged>(200)
             .tagged()
             .conditional(),
+        act::<KeyChanged>("/keys/{id}/end-grace", "endGrace", "Ends the old value that still counts, because everybody has the new one"),
         get("/keys/{id}/usage", "showKeyUsage", "What the key did").gives::<UsageView>(200),
+    ]
+}
+
+fn decisions() -> Vec<Operation> {
+    vec![
+        post("/explain", "explain", "Why a request would be let in or turned away, step by step")
+            .notes("Asking spends nothing, and no value that is asked about is told back.")
+            .body(shapes::question())
+            .gives::<ExplainView>(200),
+        post("/verify", "verify", "Whether a key may do something, for applications that ask instead of being proxied")
+            .notes("It counts as a call of that key, unless it is a dry run. A key that may not is an answer like any other: 200, with `valid` false.")
+            .body(shapes::verification())
+            .gives::<VerifyView>(200),
+    ]
+}
+
+fn operators() -> Vec<Operation> {
+    vec![
+        get("/operators", "listOperators", "Operators in the order they were made in")
+            .paged()
+            .takes(shapes::operator_filters())
+            .gives::<List<OperatorView>>(200),
+        post("/operators", "createOperator", "Makes an operator; the token is in this one answer")
+            .notes("Nobody grants a right that they lack.")
+            .body(shapes::new_operator())
+            .gives::<OperatorChanged>(201)
+            .tagged(),
+        get("/operators/{id}", "showOperator", "One operator").gives::<OperatorView>(200).tagged().conditional(),
+        patch("/operators/{id}", "editOperator", "Changes what is given and leaves the rest")
+            .notes("Nobody grants a right that they lack, and nobody but who holds an operator's rights makes its token last longer.")
+            .body(shapes::operator_edit())
+            .gives::<OperatorChanged>(200),
+        delete("/operators/{id}", "deleteOperator", "Deletes an operator, for good"),
+        act::<OperatorChanged>("/operators/{id}/enable", "enableOperator", "Lets the operator's token count again"),
+        act::<OperatorChanged>("/operators/{id}/disable", "disableOperator", "Refuses the operator's token until it is enabled again"),
+        act::<OperatorChanged>(
+            "/operators/{id}/regenerate",
+            "regenerateOperator",
+            "Gives the operator a new token, which is in this one answer",
+        )
+        .notes("The token before ends at once."),
+        get("/whoami", "whoami", "Who asks, and what they may do").gives::<WhoamiView>(200),
     ]
 }
 
 fn history() -> Vec<Operation> {
     vec![
-        get("/journal", "listJournal", "Who changed what, when and why, newest first").paged().gives::<List<JournalLine>>(200),
+        activity("/machines/{id}/activity", "listMachineActivity", "What happened to one machine, also to one that was deleted"),
+        activity("/keys/{id}/activity", "listKeyActivity", "What happened to one key, also to one that was deleted"),
+        activity("/operators/{id}/activity", "listOperatorActivity", "What happened to one operator, also to one that was deleted"),
+        activity("/journal", "listJournal", "Who changed what, when and why, newest first").takes(vec![shapes::subject_filter()]),
+        get("/journal/{seq}", "showJournalLine", "One change").gives::<JournalLine>(200),
+        get("/journal/verify", "verifyJournal", "Whether the journal is as it was written, and the first entry that is not")
+            .takes(vec![shapes::heads()])
+            .gives::<JournalVerified>(200),
+        get("/journal/export", "exportJournal", "The journal as JSON lines, oldest first, each with its place in the chain")
+            .notes("One that breaks off has no end, so that nobody takes a part for the whole.")
+            .takes(shapes::export_range())
+            .streams(NDJSON),
         get("/usage", "showUsage", "All calls by how they ended").gives::<TotalsView>(200),
+    ]
+}
+
+fn store() -> Vec<Operation> {
+    vec![
+        post("/journal/archive", "archiveJournal", "Moves the journal's older files to a folder of the gateway's machine")
+            .body(shapes::archiving())
+            .gives::<ArchivedView>(200),
+        post("/store/backup", "backupStore", "A backup of everything that was acknowledged before this was asked for")
+            .notes(
+                "One that breaks off has no end, so that nobody takes a part for the whole. Two are read at a time: more are answered 409.",
+            )
+            .streams("application/octet-stream"),
+        get("/store/verify", "verifyStore", "Looks the store through, and says what is bad").gives::<StoreVerified>(200),
     ]
 }
 

@@ -3,6 +3,14 @@
 
 use serde_json::{Map, Value, json};
 
+use super::super::explain::MAX_URL;
+use super::super::keys::bulk;
+use super::super::store::MAX_PATH;
+use super::super::verify::MAX_COST;
+use crate::model::Right;
+use crate::model::operator::OperatorStatus;
+use crate::model::permission::ADMIN;
+
 /// Text on one line, without control characters.
 const ONE_LINE: &str = r"^[^\x00-\x1f\x7f-\x9f]*$";
 /// Likewise, without white space at its ends, and not blank.
@@ -10,6 +18,15 @@ const NAME: &str = r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1
 /// Line ends and tabs are welcome.
 const TEXT: &str = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$";
 const SPAN: &str = "^([0-9]{1,9}s|[0-9]{1,7}m|[0-9]{1,5}h|[0-9]{1,4}d)$";
+/// The name of a method or of a header field (RFC 9110 section 5.6.2).
+const TOKEN: &str = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$";
+/// The value of a header field.
+const FIELD: &str = r"^[^\x00-\x08\x0a-\x1f\x7f]*$";
+/// A path with its query and fragment, or the whole URL.
+const URL: &str = concat!(
+    r"^(/[^\x00- #<>?`\x7f]*|[hH][tT][tT][pP][sS]?://[a-zA-Z0-9.-]+(:[0-9]{1,4})?(/[^\x00- #<>?`\x7f]*)?)",
+    r"(\?[^\x00- \x22#<>\x7f]*)?(#[\s\S]*)?$"
+);
 /// Opaque tags between quotes, or `*` (RFC 9110 section 13.1.1).
 const TAGS: &str = r#"^(\*|(W/)?"[!#-~]*"( ?, ?(W/)?"[!#-~]*"){0,31})$"#;
 
@@ -27,6 +44,21 @@ pub fn named() -> Map<String, Value> {
         ("TierName", json!({"type": "string", "pattern": "^[a-z0-9_-]{1,32}$", "description": "One that the settings name."})),
         ("Organization", json!({"type": "string", "minLength": 1, "maxLength": 128, "description": "An id of 1 to 128 bytes."})),
         (
+            "Url",
+            json!({
+                "type": "string", "pattern": URL, "maxLength": MAX_URL,
+                "description": "A path with its query, or a whole URL: `/v1/sensors?unit=k`, `https://api.example.org/v1/sensors`.",
+            }),
+        ),
+        (
+            "Folder",
+            json!({
+                "type": "string", "pattern": r"^/[^\x00]*$", "maxLength": MAX_PATH,
+                "description": "An absolute path on the machine that the gateway runs on.",
+            }),
+        ),
+        ("NewKeyOfMachine", new_key_of_machine()),
+        (
             "Network",
             json!({"type": "string", "description": "An address or a range without bits beyond its prefix: `192.0.2.7`, `10.0.0.0/8`, `fd00::/8`."}),
         ),
@@ -40,6 +72,10 @@ fn to(name: &str) -> Value {
 
 fn matching(pattern: &str, longest: usize) -> Value {
     json!({"type": "string", "pattern": pattern, "maxLength": longest})
+}
+
+fn matching_all(pattern: &str) -> Value {
+    json!({"type": "string", "pattern": pattern})
 }
 
 fn list(name: &str) -> Value {
@@ -57,9 +93,14 @@ pub fn span(description: &str) -> Value {
 
 // --- bodies --------------------------------------------------------------------------------------------------------------------
 
+/// The body of a change: it can say why it is made.
 fn object(required: &[&str], fields: Vec<(&str, Value)>) -> Value {
     let reason = ("reason", nullable(matching(ONE_LINE, 500)));
-    let properties: Map<_, _> = fields.into_iter().chain([reason]).map(|(name, schema)| (name.to_owned(), schema)).collect();
+    plain(required, fields.into_iter().chain([reason]))
+}
+
+fn plain<'a>(required: &[&str], fields: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
+    let properties: Map<_, _> = fields.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect();
     let mut object = json!({"type": "object", "additionalProperties": false, "properties": properties});
     if !required.is_empty() {
         object["required"] = json!(required);
@@ -111,13 +152,101 @@ fn one_expiry(mut object: Value) -> Value {
     object
 }
 
-pub fn new_key() -> Value {
+fn new_key_fields() -> impl Iterator<Item = (&'static str, Value)> {
     let environment = ("environment", json!({"type": "string", "pattern": "^[a-z0-9]{2,12}$", "default": "prod"}));
-    one_expiry(object(&["label"], key_fields().into_iter().chain([environment]).collect()))
+    key_fields().into_iter().chain([environment])
+}
+
+pub fn new_key() -> Value {
+    one_expiry(object(&["label"], new_key_fields().collect()))
+}
+
+fn new_key_of_machine() -> Value {
+    let machine = json!({"type": "string", "minLength": 1, "maxLength": 200, "description": "Its id or its name."});
+    one_expiry(object(&["machine", "label"], new_key_fields().chain([("machine", machine)]).collect()))
+}
+
+pub fn new_keys() -> Value {
+    let keys = json!({"type": "array", "items": to("NewKeyOfMachine"), "minItems": 1, "maxItems": bulk::MOST});
+    plain(&["keys"], [("keys", keys)])
+}
+
+pub fn new_key_lines() -> Value {
+    // A line at least has something in it.
+    json!({"type": "string", "pattern": r"[^\t\n\f\r ]", "description": "A `NewKeyOfMachine` a line, 1000 at most; blank lines are passed over."})
 }
 
 pub fn key_edit() -> Value {
     one_expiry(object(&[], key_fields()))
+}
+
+fn token_fields() -> Vec<(&'static str, Value)> {
+    vec![
+        ("rights", json!({"type": "array", "items": {"enum": Right::ALL.map(Right::as_str)}, "minItems": 1, "maxItems": 1000})),
+        ("expires_at", nullable(json!({"type": "string", "format": "date-time"}))),
+        ("expires_in", span("From now; instead of `expires_at`.")),
+    ]
+}
+
+pub fn new_operator() -> Value {
+    one_expiry(object(&["name", "rights"], token_fields().into_iter().chain([("name", matching(NAME, 200))]).collect()))
+}
+
+pub fn operator_edit() -> Value {
+    one_expiry(object(&[], token_fields()))
+}
+
+fn value() -> Value {
+    json!({"type": "string", "description": "The value of a key. It is neither kept nor told back."})
+}
+
+fn address(description: &str) -> Value {
+    json!({"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}], "description": description})
+}
+
+/// What explain is asked.
+pub fn question() -> Value {
+    let field = || matching_all(FIELD);
+    let headers = json!({
+        "type": "object",
+        "propertyNames": {"pattern": TOKEN},
+        "additionalProperties": {"anyOf": [field(), {"type": "array", "items": field()}]},
+        "description": "Header fields, 200 at most; an array for a field that is there several times.",
+    });
+    let fields = [
+        ("key", value()),
+        ("key_id", json!({"allOf": [to("KeyId")], "description": "Instead of `key`: asks about the current value of this key."})),
+        ("method", matching_all(TOKEN)),
+        ("url", to("Url")),
+        ("headers", headers),
+        ("ip", address("Who sends it: the address that the gateway's listener sees.")),
+        ("at", json!({"type": "string", "format": "date-time", "description": "When; otherwise now."})),
+    ];
+    let mut question = plain(&["method", "url"], fields);
+    question["not"] = json!({"required": ["key", "key_id"]});
+    question
+}
+
+/// What verify is asked.
+pub fn verification() -> Value {
+    let permission = || json!({"allOf": [to("PermissionName")], "not": {"const": ADMIN}});
+    let permissions = json!({
+        "anyOf": [permission(), {"type": "array", "items": permission(), "maxItems": 1000}],
+        "description": "What the key must be allowed to do; all of it, if these are several.",
+    });
+    let fields = [
+        ("key", value()),
+        ("permission", permissions),
+        ("organization", to("Organization")),
+        ("cost", json!({"type": "integer", "minimum": 1, "maximum": MAX_COST, "default": 1})),
+        ("ip", address("Who showed the key to the application; without it addresses are not judged.")),
+        ("dry_run", json!({"type": "boolean", "default": false})),
+    ];
+    plain(&["key"], fields)
+}
+
+pub fn archiving() -> Value {
+    object(&["to"], vec![("to", to("Folder"))])
 }
 
 // --- parameters ----------------------------------------------------------------------------------------------------------------
@@ -130,15 +259,21 @@ fn header(name: &str, schema: Value, description: &str) -> Value {
     json!({"name": name, "in": "header", "required": false, "schema": schema, "description": description})
 }
 
-/// The parameter that stands in the path, after the noun that begins it.
-pub fn id(path: &str) -> Value {
+/// The parameter that stands in the path, if there is one.
+pub fn in_path(path: &str) -> Option<Value> {
+    let name = path.split_once('{')?.1.split('}').next()?;
+    let schema = if name == "seq" { json!({"type": "integer", "minimum": 1, "maximum": u64::MAX}) } else { id(path) };
+    Some(json!({"name": name, "in": "path", "required": true, "schema": schema}))
+}
+
+/// An id of the noun that begins the path.
+fn id(path: &str) -> Value {
     let noun = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-    let name = match noun {
+    to(match noun {
         "machines" => "MachineId",
         "keys" => "KeyId",
         _ => "OperatorId",
-    };
-    json!({"name": "id", "in": "path", "required": true, "schema": to(name)})
+    })
 }
 
 pub fn idempotency_key() -> Value {
@@ -190,6 +325,7 @@ pub fn key_filters() -> Vec<Value> {
         query("environment", json!({"type": "string", "pattern": "^[a-z0-9]{2,12}$"}), "Is for this environment."),
         query("label", any_text(), "Has this very label."),
         query("search", any_text(), "Has this in its label, description or hint, in whatever case."),
+        query("idle", json!({"type": "boolean"}), "Is active and idle for `keys.warn_idle_after` of the settings, or is not."),
         query("tier", to("TierName"), "Is counted by this tier: its own, its machine's, or the default one."),
         query("permission", to("PermissionName"), "May do this: machine and key both hold it, or `admin`."),
         query("expiring_before", moment(), "Expires before this date or time, or within this long; what is expired already is included."),
@@ -198,5 +334,44 @@ pub fn key_filters() -> Vec<Value> {
             moment(),
             "Was not let in since this date or time, or for this long; a key that never was counts from its making.",
         ),
+    ]
+}
+
+pub fn operator_filters() -> Vec<Value> {
+    let statuses = [OperatorStatus::Disabled, OperatorStatus::Expired, OperatorStatus::Active].map(OperatorStatus::as_str);
+    vec![query("name", any_text(), "Has this very name."), query("status", json!({"enum": statuses}), "Has this status now.")]
+}
+
+pub fn subject_filter() -> Value {
+    let subjects = json!({"anyOf": [to("MachineId"), to("KeyId"), to("OperatorId"), {"const": "store"}]});
+    query("subject", subjects, "Is about this machine, key or operator, or was done with the store itself.")
+}
+
+pub fn journal_filters() -> Vec<Value> {
+    let short = || json!({"type": "string", "minLength": 1, "maxLength": 200});
+    let time = || json!({"type": "string", "format": "date-time"});
+    vec![
+        query("actor", short(), "Was made by `operator:NAME`, `socket:USER`, `offline:NUMBER` or the gateway itself."),
+        query("what", short(), "Is of this kind, `key.revoked`, or one of this noun's, `key`."),
+        query("since", time(), "Was made at this time or later."),
+        query("until", time(), "Was made before this time."),
+    ]
+}
+
+pub fn heads() -> Value {
+    let head = "[0-9]{1,19}:[0-9a-f]{64}";
+    let heads = matching_all(&format!("^{head}(,{head}){{0,99}}$"));
+    query(
+        "head",
+        heads,
+        "`SEQ:CHAIN` as an export or an earlier verification gave it, or several between commas: are they part of the journal?",
+    )
+}
+
+pub fn export_range() -> Vec<Value> {
+    let seq = || json!({"type": "integer", "minimum": 1, "maximum": u64::MAX});
+    vec![
+        query("since_seq", seq(), "The first change; otherwise the first that is here. 404 where it is not here, nor the next to be made."),
+        query("until_seq", seq(), "The last change; otherwise the last that is here."),
     ]
 }

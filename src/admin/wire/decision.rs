@@ -1,5 +1,6 @@
 //! What the gate decided, as explain and verify tell it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::gate::{Explanation, Finding, Outcome, Rules};
@@ -7,7 +8,7 @@ use crate::limits::Charged;
 use crate::registry::Entry;
 
 /// Why a request would be let in or turned away.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainView {
     /// `ok`, or the code of the refusal.
     pub verdict: String,
@@ -30,7 +31,7 @@ pub struct ExplainView {
     pub notes: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StepView {
     pub step: String,
     /// `passed`, `failed` or `skipped`.
@@ -43,7 +44,7 @@ pub struct StepView {
 }
 
 /// What is left of one window of a tier.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WindowView {
     pub window: String,
     pub quota: u32,
@@ -52,21 +53,21 @@ pub struct WindowView {
     pub reset_after: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KeyName {
     pub id: String,
     pub label: String,
     pub environment: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MachineName {
     pub id: String,
     pub name: String,
 }
 
 /// Whether a key may do what an application asked about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VerifyView {
     pub valid: bool,
     /// Why not; `null` for a valid one.

@@ -1,12 +1,14 @@
 //! What the admin API says of the store and of the journal in it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::JournalLine;
 use crate::store::{Archived, Flaw, Judged, Verified, Whole};
 
 /// What a look through the store found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StoreVerified {
     pub intact: bool,
     /// The first thing that is bad; `null` when nothing is.
@@ -42,8 +44,9 @@ impl From<Whole> for StoreVerified {
 }
 
 /// A page of the journal.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct JournalPage {
+    #[schemars(with = "Vec<JournalLine>")]
     pub data: Vec<Value>,
     /// As in any list.
     pub next_cursor: Option<String>,
@@ -53,7 +56,7 @@ pub struct JournalPage {
 }
 
 /// What a verification of the journal found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct JournalVerified {
     /// Nothing is wrong with what was read, and every head that was asked about is part of it.
     pub valid: bool,
@@ -71,7 +74,7 @@ pub struct JournalVerified {
 }
 
 /// The first entry of the journal that is not right.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BadEntry {
     pub file: String,
     /// In the file, from 1.
@@ -81,7 +84,7 @@ pub struct BadEntry {
     pub message: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HeadJudged {
     pub head: String,
     /// Whether it is part of the journal.
@@ -118,7 +121,7 @@ impl From<Verified> for JournalVerified {
 }
 
 /// What was moved out of the journal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ArchivedView {
     /// On the machine that the gateway runs on.
     pub to: String,
