@@ -294,7 +294,12 @@ impl Known {
         for old in &key.old_values {
             self.put(Entry::replaced(key, old, &machine, bucket.clone()));
         }
-        self.put(Entry::current(key, &machine, bucket));
+        let mut current = Entry::current(key, &machine, bucket);
+        // A new value is no new life: what the one before it was seen to be over stays over.
+        if let Some(before) = key.old_values.first().and_then(|old| self.entry(&old.hash)) {
+            current.expires_like(&before);
+        }
+        self.put(current);
         true
     }
 

@@ -78,6 +78,11 @@ impl Entry {
         self
     }
 
+    /// Keeps in mind that the same date was seen to be over, on another value of the same key.
+    pub(super) fn expires_like(&mut self, other: &Entry) {
+        *self.expired.get_mut() |= self.expires_at == other.expires_at && other.expired.load(Ordering::Relaxed);
+    }
+
     /// Whether the value counts at `now`, and if not, why: in the published order of precedence. An end that is over stays over.
     pub fn judge(&self, machine: &MachineState, now: Timestamp) -> Result<(), Refusal> {
         self.judge_by(machine, |end, seen| is_over(end, now, seen))

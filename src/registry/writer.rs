@@ -1,7 +1,7 @@
 //! The one thread that changes anything: takes what waits, judges each change by the rules, has the store keep the group
 //! with one sync, applies it to memory, then answers.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
@@ -187,13 +187,15 @@ impl Desk {
 
     /// Memory follows the store. Values that end leave first, so that no moment has more of them than before and after.
     fn apply(&self, before: &[Key], ops: &[Op]) {
+        // A machine may have very many keys, and everybody waits here.
+        let by_id: HashMap<KeyId, &Key> = before.iter().map(|key| (key.id, key)).collect();
         for op in ops {
             match op {
                 Op::PutMachine(machine) => self.known.put_machine(machine),
                 Op::DeleteMachine(id) => self.known.remove_machine(*id),
                 Op::PutOperator(operator) => self.known.put_operator(operator),
                 Op::DeleteOperator(id) => self.known.remove_operator(*id),
-                Op::DeleteKey(id) => before.iter().filter(|key| key.id == *id).for_each(|key| self.known.remove_key(key)),
+                Op::DeleteKey(id) => by_id.get(id).into_iter().for_each(|key| self.known.remove_key(key)),
                 Op::PutKey(key) => {
                     let kept = |hash| key.hash == hash || key.old_values.iter().any(|old| old.hash == hash);
                     let forgotten = before.iter().flat_map(|b| &b.old_values).filter(|old| !kept(old.hash));

@@ -151,6 +151,22 @@ fn nothing_is_written_when_nothing_changed() {
 }
 
 #[test]
+fn what_a_newer_octroi_wrote_is_neither_cut_nor_guessed_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let ends = written(&dir, 2);
+    let whole = std::fs::read(log_in(&dir)).unwrap();
+    // An intact frame with an entry of a kind that is not known: in the middle, and at the end.
+    for at in [ends[0] as usize, whole.len()] {
+        let mut bytes = whole.clone();
+        bytes.splice(at..at, super::log::frame_of(&[0xFE, 1, 2, 3]));
+        std::fs::write(log_in(&dir), &bytes).unwrap();
+        let refusal = Usage::open(dir.path()).err().expect("a refusal").to_string();
+        assert!(refusal.contains(&format!("byte {at} was written by a newer octroi")), "{refusal}");
+        assert_eq!(std::fs::read(log_in(&dir)).unwrap(), bytes);
+    }
+}
+
+#[test]
 fn files_are_for_the_gateways_user_only() {
     let dir = tempfile::tempdir().unwrap();
     let (_usage, _) = open(&dir.path().join("data/usage"));

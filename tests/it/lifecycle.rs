@@ -159,6 +159,20 @@ fn t021_a_key_expires_when_it_says_and_no_clock_brings_it_back() {
 }
 
 #[test]
+fn a_new_value_of_an_expired_key_is_expired_whatever_the_clock_says() {
+    let upstream = Upstream::plain();
+    let gateway = Gateway::before(upstream.address);
+    let machine = gateway.machine("caller", &["admin"], Some("premium"));
+    let holder = gateway.key(&machine, NewKey { expires_at: Some(Timestamp(NOON.0 + 10_000)), ..NewKey::default() });
+    gateway.wait(Duration::from_secs(10));
+    gateway.get_as(&holder, "/any/x").refused(401, "key_expired");
+    gateway.clock.step_wall(-3_600_000);
+    let made = gateway.commit(Change::RegenerateKey(holder.key.id, Duration::ZERO)).unwrap();
+    let fresh = made.secret.unwrap().reveal().to_string();
+    gateway.get("/any/x", &[("X-API-Key", &fresh)]).refused(401, "key_expired");
+}
+
+#[test]
 fn a_value_that_died_at_once_stays_dead_when_the_clock_goes_back() {
     let upstream = Upstream::plain();
     let mut gateway = Gateway::before(upstream.address);
