@@ -70,7 +70,7 @@ fn described(endpoint: &Endpoint, operation: &Operation, schemas: &mut SchemaGen
     if endpoint.path.contains("{id}") {
         parameters.insert(0, shapes::id(endpoint.path));
     }
-    if endpoint.method == Method::POST {
+    if endpoint.once {
         parameters.push(shapes::idempotency_key());
     }
     let mut responses = json!({"default": {"$ref": "#/components/responses/Problem"}});
