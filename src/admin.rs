@@ -35,6 +35,7 @@ mod verify;
 pub mod wire;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -46,6 +47,7 @@ use crate::clock::Clock;
 use crate::model::{KeyId, Right};
 use crate::registry::Registry;
 use crate::store::{Store, StoreError};
+use door::Barrier;
 
 pub use catalogue::{Catalogue, Label, PermissionInfo, RouteInfo, TierInfo};
 pub use door::Door;
@@ -62,6 +64,8 @@ pub use usage::{KeyUse, Totals, ValueUse};
 
 /// The longest body a request may have, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
+/// A body that is not whole so long after its head ends its connection: half-sent ones must not fill the listener.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the admin plane needs of the gateway.
 pub struct Admin {
@@ -71,6 +75,8 @@ pub struct Admin {
     pub catalogue: Catalogue,
     /// The hosts that the TCP listener answers to besides those of the loopback interface; in lower case, without port.
     pub hosts: Vec<String>,
+    /// How long a body may take; [`BODY_TIMEOUT`] where nothing else is tried out.
+    pub body_within: Duration,
     /// What is known of a key's use, as of now.
     pub usage: Arc<dyn Fn(KeyId) -> KeyUse + Send + Sync>,
     /// Backups and the like.
@@ -183,12 +189,12 @@ impl Endpoint {
 
     /// With what stands before the handler: first the right, then, for a POST that makes something, the memory of what was done already.
     fn guarded(self, admin: &Arc<Admin>) -> (&'static str, MethodRouter<Arc<Admin>>) {
-        let right = self.right;
         let handler = match self.once {
             true => self.handler.layer(middleware::from_fn_with_state(admin.clone(), idempotency::once)),
             false => self.handler,
         };
-        (self.path, handler.layer(middleware::from_fn(move |request, next| door::permit(right, request, next))))
+        let barrier = Barrier { admin: admin.clone(), right: self.right };
+        (self.path, handler.layer(middleware::from_fn_with_state(barrier, door::permit)))
     }
 }
 
