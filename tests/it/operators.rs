@@ -468,3 +468,34 @@ fn a_change_is_judged_by_what_its_operator_may_do_when_its_turn_comes() {
     lacks(Change::DeleteOperator(other.id), Right::PlatformConfigure);
     assert!(gateway.commit_by(authority, machine()).is_ok());
 }
+
+#[test]
+fn a_long_answer_breaks_off_when_its_operator_is_stopped() {
+    let (_upstream, gateway, admin) = start();
+    let machine = admin.machine(json!({"name": "caller"}));
+    let description = "x".repeat(900);
+    for n in 0..8 {
+        let keys: Vec<Value> = (0..1_000)
+            .map(|i| json!({"machine": machine["id"], "label": format!("prod - part {n}.{i} v1"), "description": description}))
+            .collect();
+        admin.done("POST", "/v1/keys/bulk", json!({"keys": keys}));
+    }
+    let chief = operator(&admin, "chief", &[Right::PlatformConfigure]);
+    for (method, target) in [("POST", "/v1/store/backup"), ("GET", "/v1/journal/export")] {
+        let whole = ask_as(&gateway, &chief, method, target, &Value::Null).body;
+        assert!(whole.ends_with(b"\r\n0\r\n\r\n") && whole.len() > 8 << 20, "{target}: {}", whole.len());
+        let mut stream = TcpStream::connect(gateway.admin_address()).unwrap();
+        let token = text(&chief["secret"]);
+        write!(stream, "{method} {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+        admin.done("POST", &format!("{}/disable", url(&chief)), json!({}));
+        let mut rest = Vec::new();
+        // However the connection ends.
+        let _ = stream.read_to_end(&mut rest);
+        assert!(rest.len() < whole.len() && !rest.ends_with(b"0\r\n\r\n"), "{target}: {} of {}", rest.len(), whole.len());
+        admin.done("POST", &format!("{}/enable", url(&chief)), json!({}));
+    }
+}
