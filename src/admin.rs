@@ -35,6 +35,7 @@ mod verify;
 pub mod wire;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -46,6 +47,7 @@ use crate::clock::Clock;
 use crate::model::{KeyId, Right};
 use crate::registry::Registry;
 use crate::store::{Store, StoreError};
+use door::Barrier;
 
 pub use catalogue::{Catalogue, Label, PermissionInfo, RouteInfo, TierInfo};
 pub use door::Door;
@@ -62,6 +64,8 @@ pub use usage::{KeyUse, Totals, ValueUse};
 
 /// The longest body a request may have, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
+/// A body that is not whole so long after its head ends its connection: half-sent ones must not fill the listener.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the admin plane needs of the gateway.
 pub struct Admin {
@@ -71,6 +75,8 @@ pub struct Admin {
     pub catalogue: Catalogue,
     /// The hosts that the TCP listener answers to besides those of the loopback interface; in lower case, without port.
     pub hosts: Vec<String>,
+    /// How long a body may take; [`BODY_TIMEOUT`] where nothing else is tried out.
+    pub body_within: Duration,
     /// What is known of a key's use, as of now.
     pub usage: Arc<dyn Fn(KeyId) -> KeyUse + Send + Sync>,
     /// Backups and the like.
@@ -128,8 +134,8 @@ fn endpoints() -> Vec<Endpoint> {
         Endpoint::new(Method::POST, "/keys/{id}/regenerate", MachinesWrite, post(keys::regenerate)),
         Endpoint::new(Method::POST, "/keys/{id}/end-grace", MachinesWrite, post(keys::end_grace)),
         Endpoint::new(Method::GET, "/keys/{id}/usage", MachinesRead, get(keys::usage)),
-        Endpoint::new(Method::POST, "/explain", MachinesRead, post(explain::explain)),
-        Endpoint::new(Method::POST, "/verify", KeysVerify, post(verify::verify)),
+        Endpoint::new(Method::POST, "/explain", MachinesRead, post(explain::explain)).each_time(),
+        Endpoint::new(Method::POST, "/verify", KeysVerify, post(verify::verify)).each_time(),
         Endpoint::new(Method::GET, "/operators", PlatformConfigure, get(operators::list)),
         Endpoint::new(Method::POST, "/operators", PlatformConfigure, post(operators::create)),
         Endpoint::new(Method::GET, "/operators/{id}", PlatformConfigure, get(operators::show)),
@@ -147,7 +153,7 @@ fn endpoints() -> Vec<Endpoint> {
         Endpoint::new(Method::GET, "/journal/verify", MachinesRead, get(journal::verify)),
         Endpoint::new(Method::GET, "/journal/export", PlatformConfigure, get(journal::export)),
         Endpoint::new(Method::POST, "/journal/archive", PlatformConfigure, post(store::archive)),
-        Endpoint::new(Method::POST, "/store/backup", PlatformConfigure, post(store::backup)),
+        Endpoint::new(Method::POST, "/store/backup", PlatformConfigure, post(store::backup)).each_time(),
         Endpoint::new(Method::GET, "/store/verify", PlatformConfigure, get(store::verify)),
         Endpoint::new(Method::GET, "/machines/{id}/usage", MachinesRead, get(machines::usage)),
         Endpoint::new(Method::GET, "/usage", MachinesRead, get(usage::totals)),
@@ -165,23 +171,30 @@ struct Endpoint {
     path: &'static str,
     /// `None`: whoever is known may ask.
     right: Option<Right>,
+    /// A repeat under the same `Idempotency-Key` is answered as the first was.
+    once: bool,
     handler: MethodRouter<Arc<Admin>>,
 }
 
 impl Endpoint {
     /// `handler` takes `method` alone.
     fn new(method: Method, path: &'static str, right: impl Into<Option<Right>>, handler: MethodRouter<Arc<Admin>>) -> Endpoint {
-        Endpoint { method, path, right: right.into(), handler }
+        Endpoint { once: method == Method::POST, method, path, right: right.into(), handler }
     }
 
-    /// With what stands before the handler: first the right, then, for a POST, the memory of what was done already.
+    /// A POST that makes nothing which could be made twice. What it tells holds for the moment alone: a repeat is another question.
+    fn each_time(self) -> Endpoint {
+        Endpoint { once: false, ..self }
+    }
+
+    /// With what stands before the handler: first the right, then, for a POST that makes something, the memory of what was done already.
     fn guarded(self, admin: &Arc<Admin>) -> (&'static str, MethodRouter<Arc<Admin>>) {
-        let right = self.right;
-        let handler = match self.method {
-            Method::POST => self.handler.layer(middleware::from_fn_with_state(admin.clone(), idempotency::once)),
-            _ => self.handler,
+        let handler = match self.once {
+            true => self.handler.layer(middleware::from_fn_with_state(admin.clone(), idempotency::once)),
+            false => self.handler,
         };
-        (self.path, handler.layer(middleware::from_fn(move |request, next| door::permit(right, request, next))))
+        let barrier = Barrier { admin: admin.clone(), right: self.right };
+        (self.path, handler.layer(middleware::from_fn_with_state(barrier, door::permit)))
     }
 }
 

@@ -104,6 +104,7 @@ impl Gateway {
             clock: clock.clone(),
             catalogue: Catalogue::from(settings),
             hosts: settings.admin.hosts.clone(),
+            body_within: admin::BODY_TIMEOUT,
             usage: use_of_key(&usage),
             store: {
                 let (usage, registry, clock) = (usage.clone(), registry.clone(), clock.clone());

@@ -51,7 +51,7 @@
 //! | a metric | `telemetry/metrics.rs`, or `app/watch.rs` for numbers that other rooms keep |
 //! | a field of the access log | `telemetry/access/line.rs` |
 //! | an endpoint | `admin.rs`; a command: `cli.rs` |
-//! | who may use the admin API, and how guessing is slowed | `admin/door.rs`, `admin/doorkeeper.rs`; what an operator may change: `registry/rules.rs` |
+//! | who may use the admin API, and how guessing is slowed | `admin/door.rs`, `admin/doorkeeper.rs`; what an operator may change, judged when the change has its turn: `registry/rules.rs` |
 //!
 //! # What always holds
 //!

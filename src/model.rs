@@ -17,7 +17,7 @@ pub mod tier;
 pub mod time;
 
 pub use call::{Caller, ClientIp, PeerIp, RequestId, Verdict};
-pub use change::{Actor, Change, ChangeError, Origin};
+pub use change::{Actor, Authority, Change, ChangeError, Origin};
 pub use ids::{KeyId, MachineId, OperatorId};
 pub use key::{Environment, Key, KeyState, KeyStatus, OldValue};
 pub use machine::Machine;

@@ -18,9 +18,11 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
+use crate::model::operator::{OperatorStatus, TokenInvalid};
 use crate::model::tier::CalendarCounters;
 use crate::model::{
-    BucketOwner, Change, ChangeError, Key, KeyId, Machine, MachineId, Operator, OperatorId, Origin, Refusal, Secret, SecretHash, Timestamp,
+    Authority, BucketOwner, Change, ChangeError, Key, KeyId, Machine, MachineId, Operator, OperatorId, Origin, Refusal, Rights, Secret,
+    SecretHash, Timestamp,
 };
 use crate::store::{Record, Seq, Store, StoreError};
 
@@ -123,7 +125,17 @@ impl Registry {
 
     /// The operator whose token has this hash, whatever it is worth now.
     pub fn operator(&self, hash: &SecretHash) -> Option<Arc<Operator>> {
-        self.known.operators.lock().get(hash).cloned()
+        self.known.operator(hash)
+    }
+
+    /// The operator whose token has this hash, if it is worth anything at `now`.
+    pub fn bearer(&self, hash: &SecretHash, now: Timestamp) -> Result<Arc<Operator>, TokenInvalid> {
+        self.known.bearer(hash, now)
+    }
+
+    /// What somebody may do at `now`.
+    pub fn rights(&self, authority: &Authority, now: Timestamp) -> Result<Rights, TokenInvalid> {
+        self.known.rights(authority, now)
     }
 
     /// Whether changes can be made at all, as far as this room is concerned: a writer that died takes none until a restart.
@@ -248,6 +260,25 @@ impl Known {
 
     fn is_taken(&self, hash: &SecretHash) -> bool {
         self.entries.contains_key(&hash.short())
+    }
+
+    fn operator(&self, hash: &SecretHash) -> Option<Arc<Operator>> {
+        self.operators.lock().get(hash).cloned()
+    }
+
+    fn bearer(&self, hash: &SecretHash, now: Timestamp) -> Result<Arc<Operator>, TokenInvalid> {
+        let operator = self.operator(hash).ok_or(TokenInvalid::Unknown)?;
+        match operator.status(now) {
+            OperatorStatus::Active => Ok(operator),
+            status => Err(TokenInvalid::Ended { name: operator.name.clone(), status }),
+        }
+    }
+
+    fn rights(&self, authority: &Authority, now: Timestamp) -> Result<Rights, TokenInvalid> {
+        match authority {
+            Authority::Everything => Ok(Rights::ALL),
+            Authority::Token { hash, .. } => self.bearer(hash, now).map(|operator| operator.rights),
+        }
     }
 
     fn operator_named(&self, name: &str) -> Option<OperatorId> {

@@ -49,6 +49,10 @@ fn write_problem(problem: &Problem, id: &RequestId, response: &mut Response) {
         Code::TooManyFailures => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(problem.retry_after.unwrap_or(1)));
         }
+        // What is left of the body may still come, and is no next request.
+        Code::BodyTimeout => {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         Code::StoreUnavailable => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }

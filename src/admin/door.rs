@@ -2,16 +2,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::{FromRequestParts, Request, State};
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Uri, header, request};
 
-use super::Admin;
 use super::problem::{Code, Problem};
-use crate::model::operator::OperatorStatus;
-use crate::model::{Actor, Moment, Operator, OperatorId, Origin, Right, Rights, SecretHash, Timestamp};
+use super::{Admin, fields};
+use crate::model::operator::TokenInvalid;
+use crate::model::{Actor, Authority, Moment, Operator, OperatorId, Origin, Right, Rights, SecretHash, Timestamp};
 use crate::usage::LastUse;
 
 /// Set by the listener on every request before the router sees it.
@@ -25,26 +27,32 @@ pub enum Door {
     Telemetry,
 }
 
-/// Who makes a request, and what they may do: known once [`guard`] has let it through.
+/// Who makes a request: known once [`guard`] has let it through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requester {
     pub actor: Actor,
-    /// Whose token it is; `None` over the socket.
-    pub operator: Option<OperatorId>,
+    pub authority: Authority,
     /// `None` over the socket.
     pub address: Option<IpAddr>,
-    pub rights: Rights,
 }
 
 impl Requester {
+    /// Whose token it is; `None` over the socket.
+    pub fn operator(&self) -> Option<OperatorId> {
+        match self.authority {
+            Authority::Everything => None,
+            Authority::Token { operator, .. } => Some(operator),
+        }
+    }
+
     /// What is noted of a token that is used now.
     fn token_use(&self, at: Timestamp) -> Option<(OperatorId, LastUse)> {
-        self.operator.zip(self.address).map(|(operator, from)| (operator, LastUse { at, from, value: None }))
+        self.operator().zip(self.address).map(|(operator, from)| (operator, LastUse { at, from, value: None }))
     }
 
     /// Where a change by this requester comes from.
     pub fn origin(self, reason: Option<String>) -> Origin {
-        Origin { actor: self.actor, address: self.address, rights: self.rights, reason }
+        Origin { actor: self.actor, address: self.address, authority: self.authority, reason }
     }
 }
 
@@ -67,7 +75,7 @@ pub async fn guard(State(admin): State<Arc<Admin>>, mut request: Request, next: 
                 request.extensions_mut().insert(requester);
             }
             let response = next.run(request).await;
-            if ended(&response) == Some(Code::RightMissing) {
+            if matches!(ended(&response), Some(Code::RightMissing | Code::TokenInvalid)) {
                 used.refused();
             }
             response
@@ -88,7 +96,7 @@ fn requester(admin: &Admin, request: &Request, now: Moment) -> Result<Option<Req
         Some(Door::Telemetry) => return Ok(None),
         Some(Door::Socket { user }) => {
             let actor = Actor(format!("socket:{user}"));
-            return Ok(Some(Requester { actor, operator: None, address: None, rights: Rights::ALL }));
+            return Ok(Some(Requester { actor, authority: Authority::Everything, address: None }));
         }
         Some(Door::Tcp { peer }) => Some(peer.ip()),
         None => None,
@@ -105,7 +113,8 @@ fn requester(admin: &Admin, request: &Request, now: Moment) -> Result<Option<Req
         None => problem,
     })?;
     let actor = Actor(format!("operator:{}", operator.name));
-    Ok(Some(Requester { actor, operator: Some(operator.id), address: peer, rights: operator.rights }))
+    let authority = Authority::Token { operator: operator.id, hash: operator.hash };
+    Ok(Some(Requester { actor, authority, address: peer }))
 }
 
 fn is_guarded(path: &str) -> bool {
@@ -121,13 +130,8 @@ fn operator(admin: &Admin, headers: &HeaderMap, now: Timestamp) -> Result<Arc<Op
         (Some(field), None) => bearer(field.as_bytes()),
         (Some(_), Some(_)) => None,
     };
-    let operator = token.and_then(SecretHash::of_presented).and_then(|hash| admin.registry.operator(&hash));
-    let operator = operator.ok_or_else(|| token_invalid("no operator has this token".into()))?;
-    match operator.status(now) {
-        OperatorStatus::Active => Ok(operator),
-        // Told only to who holds the right token.
-        status => Err(token_invalid(format!("the operator {} is {}", operator.name, status.as_str()))),
-    }
+    let hash = token.and_then(SecretHash::of_presented).ok_or(TokenInvalid::Unknown)?;
+    Ok(admin.registry.bearer(&hash, now)?)
 }
 
 /// The token after the scheme (RFC 6750 section 2.1; the scheme's case does not matter, RFC 9110 section 11.1).
@@ -142,19 +146,59 @@ fn token_missing() -> Problem {
     Problem::new(Code::TokenMissing, detail)
 }
 
-fn token_invalid(why: String) -> Problem {
-    Problem::new(Code::TokenInvalid, why)
+/// What stands before an endpoint.
+#[derive(Clone)]
+pub struct Barrier {
+    pub admin: Arc<Admin>,
+    /// `None`: it opens to everybody who is known.
+    pub right: Option<Right>,
 }
 
-/// Lets who holds `right` through to the endpoint behind; everybody who is known where it takes none.
-pub async fn permit(right: Option<Right>, request: Request, next: Next) -> Response {
-    match request.extensions().get::<Requester>() {
-        Some(requester) => match right.filter(|right| !requester.rights.allow(*right)) {
-            Some(missing) => Problem::right_missing(missing, "this").into_response(),
-            None => next.run(request).await,
-        },
-        None => token_missing().into_response(),
+/// Somebody who was let through to an endpoint. Whether they still would be can be asked at any time.
+#[derive(Clone)]
+pub struct Pass {
+    authority: Authority,
+    barrier: Barrier,
+}
+
+impl Pass {
+    /// What its holder may do now, if that still suffices for the endpoint.
+    pub fn rights(&self) -> Result<Rights, Problem> {
+        let Barrier { admin, right } = &self.barrier;
+        let rights = admin.registry.rights(&self.authority, admin.clock.now().wall)?;
+        match right.filter(|right| !rights.allow(*right)) {
+            Some(missing) => Err(Problem::right_missing(missing, "this")),
+            None => Ok(rights),
+        }
     }
+}
+
+impl<S: Sync> FromRequestParts<S> for Pass {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut request::Parts, _: &S) -> Result<Pass, Problem> {
+        parts.extensions.get().cloned().ok_or_else(token_missing)
+    }
+}
+
+/// Lets who holds the right through to the endpoint behind, with a body that has come whole. A body can be long in coming, so they are
+/// looked at again once it is there.
+pub async fn permit(State(barrier): State<Barrier>, who: Requester, request: Request, next: Next) -> Result<Response, Problem> {
+    let within = barrier.admin.body_within;
+    let pass = Pass { authority: who.authority, barrier };
+    pass.rights()?;
+    let mut request = whole(request, within).await?;
+    pass.rights()?;
+    request.extensions_mut().insert(pass);
+    Ok(next.run(request).await)
+}
+
+async fn whole(request: Request, within: Duration) -> Result<Request, Problem> {
+    let (head, body) = request.into_parts();
+    let body = Bytes::from_request(Request::from_parts(head.clone(), body), &());
+    let late = |_| Problem::new(Code::BodyTimeout, format!("the body was not here whole after {} s", within.as_secs()));
+    let body = tokio::time::timeout(within, body).await.map_err(late)?.map_err(fields::unread)?;
+    Ok(Request::from_parts(head, Body::from(body)))
 }
 
 /// Against DNS rebinding: a page whose own name was made to resolve to this machine still sends that name as Host. `hosts` are

@@ -2,8 +2,8 @@
 //!
 //! As the IETF's draft on the `Idempotency-Key` field says it: the client names its request; a repeat by the same requester with the same
 //! method, target and body gets the first one's answer, without the value that it made. What is remembered is in memory, and a restart forgets it.
-//! Only what was done is remembered: a request that was refused may be corrected and sent again under its name. Answers that are made while
-//! they are sent, as a backup is, are not remembered either: what is too long to be held is there to be read, and changes nothing.
+//! Only what was done is remembered: a request that was refused may be corrected and sent again under its name. What only asks
+//! (verify, explain, backup) does not come by here: its answer holds for the moment in which it was given.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -165,7 +165,7 @@ impl Turn {
             return response;
         }
         let (head, body) = response.into_parts();
-        // A body whose length is known stands in memory whole and cannot fail.
+        // What is done once answers with a body that stands in memory whole and cannot fail.
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let names = [header::CONTENT_TYPE, header::LOCATION, header::ETAG];
         let headers = names.into_iter().filter_map(|name| head.headers.get(&name).map(|value| (name.clone(), value.clone()))).collect();

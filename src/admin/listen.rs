@@ -1,7 +1,7 @@
 //! The admin plane's sockets: who may connect, and serving them until the end.
 //!
 //! It has its own small server, apart from the data plane's: few connections, a bound on each listener, heads that must
-//! arrive within [`HEAD_TIMEOUT`].
+//! arrive within [`HEAD_TIMEOUT`], bodies within [`BODY_TIMEOUT`](super::BODY_TIMEOUT).
 
 mod socket;
 

@@ -76,7 +76,7 @@ fn whole() -> Value {
 fn described(endpoint: &Endpoint, operation: &Operation, schemas: &mut SchemaGenerator) -> Value {
     let mut parameters = operation.parameters.clone();
     parameters.splice(0..0, shapes::in_path(endpoint.path));
-    if endpoint.method == Method::POST {
+    if endpoint.once {
         parameters.push(shapes::idempotency_key());
     }
     let mut responses = json!({"default": {"$ref": "#/components/responses/Problem"}});

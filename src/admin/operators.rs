@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 
-use super::door::Requester;
+use super::door::{Pass, Requester};
 use super::fields::Fields;
 use super::keys::take_expiry;
 use super::machines::{CHUNK, take_reason};
@@ -70,12 +70,12 @@ pub async fn show(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Re
     Ok(Tagged::new(seq, admin.operator_view(&record)))
 }
 
-pub async fn whoami(requester: Requester, State(admin): State<Arc<Admin>>) -> Result<Json<WhoamiView>, Problem> {
-    let operator = match requester.operator {
+pub async fn whoami(requester: Requester, pass: Pass, State(admin): State<Arc<Admin>>) -> Result<Json<WhoamiView>, Problem> {
+    let operator = match requester.operator() {
         Some(id) => Some(admin.operator_view(&find(&admin, id).await?.record)),
         None => None,
     };
-    Ok(Json(WhoamiView { actor: requester.actor.0, rights: requester.rights.iter().map(|right| right.to_string()).collect(), operator }))
+    Ok(Json(WhoamiView { actor: requester.actor.0, rights: pass.rights()?.iter().map(|right| right.to_string()).collect(), operator }))
 }
 
 pub async fn create(requester: Requester, State(admin): State<Arc<Admin>>, mut fields: Fields) -> Result<Response, Problem> {

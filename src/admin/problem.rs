@@ -4,6 +4,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
 use super::wire::{FieldError, ProblemBody};
+use crate::model::operator::TokenInvalid;
 use crate::model::{ChangeError, Right};
 use crate::store::StoreError;
 
@@ -26,6 +27,8 @@ pub enum Code {
     /// The `Idempotency-Key` named another request before.
     IdempotencyKeyReused,
     Invalid,
+    /// The rest of a body did not come.
+    BodyTimeout,
     StoreUnavailable,
     InternalError,
 }
@@ -59,6 +62,7 @@ impl Code {
                 ("idempotency_key_reused", StatusCode::UNPROCESSABLE_ENTITY, "This Idempotency-Key names another request")
             }
             Code::Invalid => ("invalid", StatusCode::BAD_REQUEST, "The request is not valid"),
+            Code::BodyTimeout => ("body_timeout", StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time"),
             Code::StoreUnavailable => ("store_unavailable", StatusCode::SERVICE_UNAVAILABLE, "The store cannot be used now"),
             Code::InternalError => ("internal_error", StatusCode::INTERNAL_SERVER_ERROR, "The gateway failed"),
         }
@@ -152,11 +156,18 @@ impl From<ChangeError> for Problem {
         let code = match &error {
             ChangeError::NoSuchMachine(_) | ChangeError::NoSuchKey(_) | ChangeError::NoSuchOperator(_) => Code::NotFound,
             ChangeError::NameTaken { .. } | ChangeError::OperatorNameTaken { .. } | ChangeError::Revoked(_) => Code::Conflict,
+            ChangeError::TokenInvalid(_) => Code::TokenInvalid,
             ChangeError::RightMissing { right, needed_for } => return Problem::right_missing(*right, needed_for),
             ChangeError::Stale { .. } => Code::PreconditionFailed,
             ChangeError::StoreUnavailable(_) => Code::StoreUnavailable,
         };
         Problem::new(code, error.to_string())
+    }
+}
+
+impl From<TokenInvalid> for Problem {
+    fn from(why: TokenInvalid) -> Problem {
+        Problem::new(Code::TokenInvalid, why.to_string())
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Admin;
-use super::door::Requester;
+use super::door::{Pass, Requester};
 use super::fields::{Fields, Read};
 use super::machines::take_reason;
 use super::problem::{Code, Problem};
@@ -51,12 +51,12 @@ impl StoreCare {
 }
 
 /// Streams a backup: everything that was acknowledged before this was asked for is in it.
-pub async fn backup(State(admin): State<Arc<Admin>>) -> Result<Response, Problem> {
+pub async fn backup(pass: Pass, State(admin): State<Arc<Admin>>) -> Result<Response, Problem> {
     let busy = |_| Problem::new(Code::Conflict, format!("{BACKUPS} backups are being read already; wait for one to end"));
     let seat = admin.store.backups.clone().try_acquire_owned().map_err(busy)?;
     let backup = admin.store.ask(|care| care.backup()).await??;
     let head = HeaderValue::from_str(&backup.manifest.head.to_string());
-    let mut response = Response::new(stream::body(|out| send(backup, out, seat)));
+    let mut response = Response::new(stream::body(move || pass.rights().map(drop), |out| send(backup, out, seat)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     head.into_iter().for_each(|head| drop(response.headers_mut().insert(stream::HEAD, head)));
     Ok(response)

@@ -1,11 +1,11 @@
 //! A long answer on its way out, a piece at a time: one waits to be sent, one is read, and no more is in memory.
 //!
-//! It ends well only when whoever makes it says so. One that breaks off has no end on the wire either, so that nobody takes a part for
+//! It ends well only when whoever makes it says so, and whoever asked may still have it. One that breaks off has no end on the wire either, so that nobody takes a part for
 //! the whole.
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -13,6 +13,8 @@ use bytes::Bytes;
 use http::HeaderName;
 use http_body::Frame;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use super::problem::Problem;
 
 /// Names the last change that is in the answer, with its chain: `SEQ:CHAIN`.
 pub const HEAD: HeaderName = HeaderName::from_static("octroi-head");
@@ -46,8 +48,8 @@ impl Out {
     }
 }
 
-/// A body of what `make` sends. It is whole when that ends well.
-pub fn body<F>(make: impl FnOnce(Out) -> F) -> Body
+/// A body of what `make` sends. It is whole when that ends well, and `may_go_on` had no objection to any piece.
+pub fn body<F>(may_go_on: impl Fn() -> Result<(), Problem> + Send + Unpin + 'static, make: impl FnOnce(Out) -> F) -> Body
 where
     F: Future<Output = Result<(), Broken>> + Send + 'static,
 {
@@ -60,16 +62,18 @@ where
             Err(reason) => tracing::warn!(%reason, "a long answer broke off"),
         }
     });
-    Body::new(Pieces { receiver, over: false })
+    Body::new(Pieces { receiver, may_go_on, over: false })
 }
 
 /// A body of what comes through a channel.
-struct Pieces {
+struct Pieces<M> {
     receiver: Receiver<Piece>,
+    /// Asked of each piece when it leaves: whoever is slow in taking them may not be allowed the rest any more.
+    may_go_on: M,
     over: bool,
 }
 
-impl http_body::Body for Pieces {
+impl<M: Fn() -> Result<(), Problem> + Unpin> http_body::Body for Pieces<M> {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -77,12 +81,52 @@ impl http_body::Body for Pieces {
         if self.over {
             return Poll::Ready(None);
         }
-        self.receiver.poll_recv(context).map(|piece| match piece {
+        let piece = ready!(self.receiver.poll_recv(context));
+        if let Err(problem) = (self.may_go_on)() {
+            self.over = true;
+            self.receiver.close();
+            return Poll::Ready(Some(Err(io::Error::other(problem.detail))));
+        }
+        Poll::Ready(match piece {
             Some(Some(bytes)) => Some(Ok(Frame::data(bytes))),
             end => {
                 self.over = true;
                 end.is_none().then(|| Err(io::Error::other("the answer broke off")))
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use http_body_util::BodyExt;
+
+    use super::super::problem::Code;
+    use super::*;
+
+    #[test]
+    fn what_is_no_longer_allowed_breaks_off_before_the_next_piece_and_has_no_end() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        // With how many pieces taken the permission goes; with both, what is refused is the end.
+        for taken in 0..=2 {
+            let allowed = Arc::new(AtomicBool::new(true));
+            let asked = allowed.clone();
+            let may_go_on = move || if asked.load(Ordering::Relaxed) { Ok(()) } else { Err(Problem::new(Code::TokenInvalid, "no more")) };
+            runtime.block_on(async {
+                let mut body = body(may_go_on, async |out: Out| {
+                    out.send(vec![1]).await?;
+                    Ok(out.send(vec![2]).await?)
+                });
+                for _ in 0..taken {
+                    assert!(body.frame().await.is_some_and(|piece| piece.is_ok()));
+                }
+                allowed.store(false, Ordering::Relaxed);
+                assert_eq!(body.frame().await.map(|piece| piece.map_err(|error| error.to_string()).err()), Some(Some("no more".into())));
+                assert!(body.frame().await.is_none());
+            });
+        }
     }
 }

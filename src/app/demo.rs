@@ -11,7 +11,7 @@ use super::{Gateway, StartError, init_logs, sensors, until_signal};
 use crate::clock::Clock;
 use crate::config;
 use crate::model::change::{NewKey, NewMachine};
-use crate::model::{Actor, Change, KeyId, KeyStatus, Machine, Origin, PermissionName, Rights};
+use crate::model::{Actor, Authority, Change, KeyId, KeyStatus, Machine, Origin, PermissionName};
 use crate::registry::{Left, Registry};
 
 /// Where the demonstration listens and keeps its store.
@@ -59,7 +59,8 @@ enum DemoKey {
 
 async fn demo_key(registry: &Registry) -> Result<DemoKey, StartError> {
     let fail = |what: String| StartError::Io { what: "the demonstration's key".into(), source: std::io::Error::other(what) };
-    let origin = || Origin { actor: Actor("demo".into()), rights: Rights::ALL, address: None, reason: Some("octroi demo".into()) };
+    let origin =
+        || Origin { actor: Actor("demo".into()), authority: Authority::Everything, address: None, reason: Some("octroi demo".into()) };
     let commit = async |change| registry.commit(origin(), change).await.map_err(|error| fail(error.to_string()));
 
     let machine = match find_machine(registry).map_err(fail)? {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::KeySettings;
-use crate::model::{Actor, Change, ChangeError, Key, KeyId, Origin, Rights, Tick, Timestamp};
+use crate::model::{Actor, Authority, Change, ChangeError, Key, KeyId, Origin, Tick, Timestamp};
 use crate::registry::{Committed, Entry, Registry};
 use crate::store::Seq;
 use crate::usage::Usage;
@@ -191,7 +191,8 @@ impl Idle {
 
     /// Submits all at once, so that they share a sync. Nothing comes of those that could not even be submitted.
     fn commit(&self, changes: Vec<(Change, Option<Seq>)>, reason: &str) -> Vec<Result<Committed, ChangeError>> {
-        let origin = || Origin { actor: Actor("gateway".into()), rights: Rights::ALL, address: None, reason: Some(reason.into()) };
+        let origin =
+            || Origin { actor: Actor("gateway".into()), authority: Authority::Everything, address: None, reason: Some(reason.into()) };
         let changes: Vec<_> = changes.into_iter().map(|(change, revision)| (origin(), change, revision)).collect();
         if changes.is_empty() {
             return Vec::new();

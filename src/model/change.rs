@@ -8,8 +8,9 @@ use ipnet::IpNet;
 
 use super::ids::{KeyId, MachineId, OperatorId};
 use super::key::Environment;
-use super::operator::{Right, Rights};
+use super::operator::{Right, Rights, TokenInvalid};
 use super::permission::{Organizations, PermissionSet};
+use super::secret::SecretHash;
 use super::tier::TierName;
 use super::time::Timestamp;
 
@@ -17,11 +18,21 @@ use super::time::Timestamp;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor(pub String);
 
-/// Where a change comes from: journalled with it, but for the rights, which it is judged by.
+/// By what somebody may do something. What an operator may do is looked up whenever it is judged, and never kept: between a request's
+/// head and the change that it asks for their token may have ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authority {
+    /// Every right: whoever is let in by the admin socket, and the gateway itself.
+    Everything,
+    /// What the operator with this token may do then.
+    Token { operator: OperatorId, hash: SecretHash },
+}
+
+/// Where a change comes from: journalled with it, but for the authority, which it is judged by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     pub actor: Actor,
-    pub rights: Rights,
+    pub authority: Authority,
     /// The operator's address; `None` over the socket.
     pub address: Option<std::net::IpAddr>,
     /// At most 500 characters.
@@ -128,6 +139,31 @@ pub enum Change {
 }
 
 impl Change {
+    /// What it takes of whoever makes it. The rules can ask for more.
+    pub fn right(&self) -> Right {
+        match self {
+            Change::CreateMachine(_)
+            | Change::EditMachine(..)
+            | Change::EnableMachine(_)
+            | Change::DisableMachine(_)
+            | Change::DeleteMachine(_)
+            | Change::CreateKey(..)
+            | Change::EditKey(..)
+            | Change::DeactivateKey(_)
+            | Change::ReactivateKey(_)
+            | Change::RevokeKey(_)
+            | Change::RegenerateKey(..)
+            | Change::EndGrace(_)
+            | Change::DeleteKey(_) => Right::MachinesWrite,
+            Change::CreateOperator(_)
+            | Change::EditOperator(..)
+            | Change::EnableOperator(_)
+            | Change::DisableOperator(_)
+            | Change::RegenerateOperator(_)
+            | Change::DeleteOperator(_) => Right::PlatformConfigure,
+        }
+    }
+
     /// Its name in the journal: `key.revoked`.
     pub fn what(&self) -> &'static str {
         match self {
@@ -167,6 +203,9 @@ pub enum ChangeError {
     NameTaken { name: String, holder: MachineId },
     #[error("another operator, {holder}, is already named \"{name}\"")]
     OperatorNameTaken { name: String, holder: OperatorId },
+    /// The token of who asks ended before the change was judged.
+    #[error(transparent)]
+    TokenInvalid(#[from] TokenInvalid),
     /// Who asks may not do this: the right they lack, and what it is needed for.
     #[error("{needed_for} needs the right {right}")]
     RightMissing { right: Right, needed_for: &'static str },

@@ -130,6 +130,16 @@ impl OperatorStatus {
     }
 }
 
+/// Why a token is worth nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenInvalid {
+    #[error("no operator has this token")]
+    Unknown,
+    /// Told only to who holds the right token.
+    #[error("the operator {name} is {}", .status.as_str())]
+    Ended { name: String, status: OperatorStatus },
+}
+
 impl Operator {
     pub fn status(&self, now: Timestamp) -> OperatorStatus {
         match self.enabled {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::model::{Change, KeyId, MachineId, OperatorId};
+use crate::model::{Authority, Change, KeyId, MachineId, OperatorId};
 
 /// Changes in one sync.
 const GROUP: usize = 64;
@@ -26,13 +26,16 @@ pub struct Waiting<J> {
 
 impl<J> Waiting<J> {
     /// `machine_of` says whose a key is, which never changes.
-    pub fn new(job: J, change_of: impl Fn(&J) -> &Change, machine_of: impl Fn(KeyId) -> Option<MachineId>) -> Waiting<J> {
-        Waiting { touches: touches(change_of(&job), machine_of), job }
+    pub fn new(job: J, asked: impl Fn(&J) -> (&Authority, &Change), machine_of: impl Fn(KeyId) -> Option<MachineId>) -> Waiting<J> {
+        let (authority, change) = asked(&job);
+        let touches = asker(authority).into_iter().chain(touches(change, machine_of)).collect();
+        Waiting { touches, job }
     }
 }
 
 /// Takes from the front what can be judged together: at most one change per machine, key, operator or name. Changes of different keys of
-/// one machine go together; a change of the machine itself does not go with them. The rest waits, in its order.
+/// one machine go together; a change of the machine itself does not go with them. So do changes by one operator, and a change of that
+/// operator does not: it decides what they may still do. The rest waits, in its order.
 pub fn next_group<J>(waiting: &mut VecDeque<Waiting<J>>) -> Vec<J> {
     let mut group = Vec::new();
     let mut touched: HashMap<Touch, bool> = HashMap::new();
@@ -53,6 +56,14 @@ pub fn next_group<J>(waiting: &mut VecDeque<Waiting<J>>) -> Vec<J> {
     }
     rest.into_iter().rev().for_each(|next| waiting.push_front(next));
     group
+}
+
+/// Whoever asks is judged, too.
+fn asker(authority: &Authority) -> Option<(Touch, bool)> {
+    match authority {
+        Authority::Everything => None,
+        Authority::Token { operator, .. } => Some((Touch::Operator(*operator), false)),
+    }
 }
 
 fn touches(change: &Change, machine_of: impl Fn(KeyId) -> Option<MachineId>) -> Vec<(Touch, bool)> {
@@ -87,6 +98,7 @@ fn touches(change: &Change, machine_of: impl Fn(KeyId) -> Option<MachineId>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::SecretHash;
     use crate::model::change::{MachineEdit, NewKey, NewMachine};
 
     const ONE: KeyId = KeyId::from_u128(1);
@@ -96,12 +108,18 @@ mod tests {
 
     /// The places, from 0, of the changes that go into the first, second, … group. Both keys are `MACHINE`'s.
     fn groups(changes: &[Change]) -> Vec<Vec<usize>> {
-        let wait = |numbered: (usize, Change)| Waiting::new(numbered, |(_, change)| change, |_| Some(MACHINE));
-        let mut waiting: VecDeque<Waiting<(usize, Change)>> = changes.iter().cloned().enumerate().map(wait).collect();
+        groups_of(&changes.iter().map(|change| (Authority::Everything, change.clone())).collect::<Vec<_>>())
+    }
+
+    fn groups_of(asked: &[(Authority, Change)]) -> Vec<Vec<usize>> {
+        let wait = |(place, (authority, change)): (usize, &(Authority, Change))| {
+            Waiting::new((place, *authority, change.clone()), |(_, authority, change)| (authority, change), |_| Some(MACHINE))
+        };
+        let mut waiting: VecDeque<Waiting<(usize, Authority, Change)>> = asked.iter().enumerate().map(wait).collect();
         let mut groups = Vec::new();
         while !waiting.is_empty() {
             let group = next_group(&mut waiting);
-            groups.push(group.into_iter().map(|(place, _)| place).collect());
+            groups.push(group.into_iter().map(|(place, ..)| place).collect());
         }
         groups
     }
@@ -124,6 +142,22 @@ mod tests {
         for (changes, expected) in cases {
             assert_eq!(groups(&changes), expected, "{changes:?}");
         }
+    }
+
+    #[test]
+    fn what_an_operator_changes_does_not_go_with_a_change_of_that_operator() {
+        let [one, two] = [1, 2].map(OperatorId::from_u128);
+        let by = |operator| Authority::Token { operator, hash: SecretHash([operator.as_u128() as u8; 32]) };
+        let key = |n| Change::RevokeKey(KeyId::from_u128(n));
+        let asked = [
+            (by(one), key(1)),
+            (by(one), key(2)),
+            (Authority::Everything, Change::DisableOperator(one)),
+            (by(one), key(3)),
+            (by(two), key(4)),
+            (by(two), Change::DeleteOperator(two)),
+        ];
+        assert_eq!(groups_of(&asked), vec![vec![0, 1, 4], vec![2, 5], vec![3]]);
     }
 
     #[test]

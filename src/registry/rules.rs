@@ -8,7 +8,7 @@ use crate::model::change::{KeyEdit, MachineEdit, NewKey, NewMachine, NewOperator
 use crate::model::key::RevokedForGood;
 use crate::model::operator::{TOKEN_ENVIRONMENT, TOKEN_PREFIX};
 use crate::model::{
-    Change, ChangeError, Environment, Key, KeyId, KeyState, Machine, MachineId, Operator, OperatorId, Origin, Right, Rights, Secret,
+    Actor, Change, ChangeError, Environment, Key, KeyId, KeyState, Machine, MachineId, Operator, OperatorId, Origin, Right, Rights, Secret,
     Timestamp,
 };
 use crate::store::{Entry, Kept, Op, Seq, StoreError, Subject};
@@ -17,7 +17,9 @@ impl Desk {
     /// `expected` is the last change that whoever asks has seen of the subject; `None` where they do not care.
     pub(super) fn judge(&self, origin: Origin, change: Change, expected: Option<Seq>, now: Timestamp) -> Result<Judged, ChangeError> {
         let what = change.what();
-        let Verdict { subject, ops, left, secret, before, revision } = self.verdict(change, &origin, now)?;
+        let asker = Asker { actor: &origin.actor, rights: self.known.rights(&origin.authority, now)? };
+        needs(change.right(), "this", &asker)?;
+        let Verdict { subject, ops, left, secret, before, revision } = self.verdict(change, &asker, now)?;
         if expected.is_some_and(|expected| expected != revision) {
             return Err(ChangeError::Stale { subject: subject.to_string() });
         }
@@ -33,35 +35,35 @@ impl Desk {
         Ok(Judged { entry, committed: Committed { seq: None, revision, left, secret }, before })
     }
 
-    fn verdict(&self, change: Change, origin: &Origin, now: Timestamp) -> Result<Verdict, ChangeError> {
+    fn verdict(&self, change: Change, asker: &Asker<'_>, now: Timestamp) -> Result<Verdict, ChangeError> {
         match change {
-            Change::CreateMachine(new) => self.create_machine(new, origin, now),
-            Change::EditMachine(id, edit) => self.edit_machine(id, edit, origin),
-            Change::EnableMachine(id) => self.switch_machine(id, true, origin),
-            Change::DisableMachine(id) => self.switch_machine(id, false, origin),
-            Change::DeleteMachine(id) => self.delete_machine(id, origin),
-            Change::CreateKey(machine, new) => self.create_key(machine, new, origin, now),
-            Change::EditKey(id, edit) => self.change_key(id, origin, |key| apply_edit(key, edit)),
-            Change::DeactivateKey(id) => self.change_key(id, origin, Key::deactivate),
-            Change::ReactivateKey(id) => self.change_key(id, origin, |key| key.reactivate(now)),
-            Change::RevokeKey(id) => self.change_key(id, origin, |key| {
+            Change::CreateMachine(new) => self.create_machine(new, asker, now),
+            Change::EditMachine(id, edit) => self.edit_machine(id, edit, asker),
+            Change::EnableMachine(id) => self.switch_machine(id, true, asker),
+            Change::DisableMachine(id) => self.switch_machine(id, false, asker),
+            Change::DeleteMachine(id) => self.delete_machine(id, asker),
+            Change::CreateKey(machine, new) => self.create_key(machine, new, asker, now),
+            Change::EditKey(id, edit) => self.change_key(id, asker, |key| apply_edit(key, edit)),
+            Change::DeactivateKey(id) => self.change_key(id, asker, Key::deactivate),
+            Change::ReactivateKey(id) => self.change_key(id, asker, |key| key.reactivate(now)),
+            Change::RevokeKey(id) => self.change_key(id, asker, |key| {
                 key.revoke();
                 Ok(())
             }),
-            Change::RegenerateKey(id, grace) => self.regenerate_key(id, grace, origin, now),
-            Change::EndGrace(id) => self.change_key(id, origin, Key::end_grace),
-            Change::DeleteKey(id) => self.delete_key(id, origin),
-            Change::CreateOperator(new) => self.create_operator(new, origin, now),
-            Change::EditOperator(id, edit) => self.edit_operator(id, edit, origin),
-            Change::EnableOperator(id) => self.switch_operator(id, true, origin),
-            Change::DisableOperator(id) => self.switch_operator(id, false, origin),
-            Change::RegenerateOperator(id) => self.regenerate_operator(id, origin),
-            Change::DeleteOperator(id) => self.delete_operator(id, origin),
+            Change::RegenerateKey(id, grace) => self.regenerate_key(id, grace, asker, now),
+            Change::EndGrace(id) => self.change_key(id, asker, Key::end_grace),
+            Change::DeleteKey(id) => self.delete_key(id, asker),
+            Change::CreateOperator(new) => self.create_operator(new, asker, now),
+            Change::EditOperator(id, edit) => self.edit_operator(id, edit, asker),
+            Change::EnableOperator(id) => self.switch_operator(id, true, asker),
+            Change::DisableOperator(id) => self.switch_operator(id, false, asker),
+            Change::RegenerateOperator(id) => self.regenerate_operator(id, asker),
+            Change::DeleteOperator(id) => self.delete_operator(id),
         }
     }
 
-    fn create_machine(&self, new: NewMachine, origin: &Origin, now: Timestamp) -> Result<Verdict, ChangeError> {
-        may_touch(new.third_party, origin)?;
+    fn create_machine(&self, new: NewMachine, asker: &Asker<'_>, now: Timestamp) -> Result<Verdict, ChangeError> {
+        may_touch(new.third_party, asker)?;
         self.name_is_free(&new.name, None)?;
         let NewMachine { name, description, contact, permissions, organizations, tier, third_party } = new;
         let id = MachineId::new(now, random()?);
@@ -71,9 +73,9 @@ impl Desk {
         ))
     }
 
-    fn edit_machine(&self, id: MachineId, edit: MachineEdit, origin: &Origin) -> Result<Verdict, ChangeError> {
-        may_touch(edit.third_party == Some(true), origin)?;
-        let before = self.machine_to_touch(id, origin)?;
+    fn edit_machine(&self, id: MachineId, edit: MachineEdit, asker: &Asker<'_>) -> Result<Verdict, ChangeError> {
+        may_touch(edit.third_party == Some(true), asker)?;
+        let before = self.machine_to_touch(id, asker)?;
         if let Some(name) = &edit.name {
             self.name_is_free(name, Some(id))?;
         }
@@ -89,22 +91,22 @@ impl Desk {
         Ok(Verdict::machine_after(&before, machine))
     }
 
-    fn switch_machine(&self, id: MachineId, enabled: bool, origin: &Origin) -> Result<Verdict, ChangeError> {
-        let before = self.machine_to_touch(id, origin)?;
+    fn switch_machine(&self, id: MachineId, enabled: bool, asker: &Asker<'_>) -> Result<Verdict, ChangeError> {
+        let before = self.machine_to_touch(id, asker)?;
         let machine = Machine { enabled, ..before.record.clone() };
         Ok(Verdict::machine_after(&before, machine))
     }
 
-    fn delete_machine(&self, id: MachineId, origin: &Origin) -> Result<Verdict, ChangeError> {
-        let revision = self.machine_to_touch(id, origin)?.seq;
+    fn delete_machine(&self, id: MachineId, asker: &Asker<'_>) -> Result<Verdict, ChangeError> {
+        let revision = self.machine_to_touch(id, asker)?.seq;
         let before = self.store.keys(Some(id), None, usize::MAX).map_err(unavailable)?;
         let keys = before.iter().map(|key| Op::DeleteKey(key.id));
         let ops = keys.chain([Op::DeleteMachine(id)]).collect();
         Ok(Verdict { subject: Subject::Machine(id), ops, left: Left::Nothing, secret: None, before, revision })
     }
 
-    fn create_key(&self, machine: MachineId, new: NewKey, origin: &Origin, now: Timestamp) -> Result<Verdict, ChangeError> {
-        self.machine_to_touch(machine, origin)?;
+    fn create_key(&self, machine: MachineId, new: NewKey, asker: &Asker<'_>, now: Timestamp) -> Result<Verdict, ChangeError> {
+        self.machine_to_touch(machine, asker)?;
         let secret = self.draw(&new.environment)?;
         let NewKey { label, description, environment, permissions, organizations, tier, allowed_ips, expires_at } = new;
         let key = Key {
@@ -120,7 +122,7 @@ impl Desk {
             expires_at,
             state: KeyState::Active,
             created_at: now,
-            created_by: origin.actor.0.clone(),
+            created_by: asker.actor.0.clone(),
             hash: secret.hash(),
             hint: secret.hint(),
             old_values: Vec::new(),
@@ -132,10 +134,10 @@ impl Desk {
     fn change_key(
         &self,
         id: KeyId,
-        origin: &Origin,
+        asker: &Asker<'_>,
         change: impl FnOnce(&mut Key) -> Result<(), RevokedForGood>,
     ) -> Result<Verdict, ChangeError> {
-        let Kept { seq, record: before } = self.key_to_touch(id, origin)?;
+        let Kept { seq, record: before } = self.key_to_touch(id, asker)?;
         let mut key = before.clone();
         change(&mut key).map_err(|RevokedForGood| ChangeError::Revoked(id))?;
         if key == before {
@@ -144,14 +146,14 @@ impl Desk {
         Ok(Verdict::key(key, vec![before], seq))
     }
 
-    fn regenerate_key(&self, id: KeyId, grace: Duration, origin: &Origin, now: Timestamp) -> Result<Verdict, ChangeError> {
+    fn regenerate_key(&self, id: KeyId, grace: Duration, asker: &Asker<'_>, now: Timestamp) -> Result<Verdict, ChangeError> {
         let secret = self.draw(&self.stored_key(id)?.record.environment)?;
-        let verdict = self.change_key(id, origin, |key| key.regenerate(secret.hash(), secret.hint(), grace, now))?;
+        let verdict = self.change_key(id, asker, |key| key.regenerate(secret.hash(), secret.hint(), grace, now))?;
         Ok(Verdict { secret: Some(secret), ..verdict })
     }
 
-    fn delete_key(&self, id: KeyId, origin: &Origin) -> Result<Verdict, ChangeError> {
-        let Kept { seq, record } = self.key_to_touch(id, origin)?;
+    fn delete_key(&self, id: KeyId, asker: &Asker<'_>) -> Result<Verdict, ChangeError> {
+        let Kept { seq, record } = self.key_to_touch(id, asker)?;
         Ok(Verdict {
             subject: Subject::Key(id),
             ops: vec![Op::DeleteKey(id)],
@@ -162,9 +164,9 @@ impl Desk {
         })
     }
 
-    fn create_operator(&self, new: NewOperator, origin: &Origin, now: Timestamp) -> Result<Verdict, ChangeError> {
+    fn create_operator(&self, new: NewOperator, asker: &Asker<'_>, now: Timestamp) -> Result<Verdict, ChangeError> {
         let NewOperator { name, rights, expires_at } = new;
-        may_grant(rights, origin)?;
+        may_grant(rights, asker)?;
         if let Some(holder) = self.known.operator_named(&name) {
             return Err(ChangeError::OperatorNameTaken { name, holder });
         }
@@ -176,7 +178,7 @@ impl Desk {
             enabled: true,
             expires_at,
             created_at: now,
-            created_by: origin.actor.0.clone(),
+            created_by: asker.actor.0.clone(),
             hash: token.hash(),
             hint: token.hint(),
         };
@@ -184,54 +186,54 @@ impl Desk {
     }
 
     /// Rights that somebody has may be left or taken by who lacks them, but not given.
-    fn edit_operator(&self, id: OperatorId, edit: OperatorEdit, origin: &Origin) -> Result<Verdict, ChangeError> {
-        let before = self.operator_to_manage(id, origin)?;
+    fn edit_operator(&self, id: OperatorId, edit: OperatorEdit, asker: &Asker<'_>) -> Result<Verdict, ChangeError> {
+        let before = self.stored_operator(id)?;
         if let Some(rights) = edit.rights {
-            may_grant(rights.without(before.record.rights), origin)?;
+            may_grant(rights.without(before.record.rights), asker)?;
         }
         let mut operator = before.record.clone();
         set(&mut operator.rights, edit.rights);
         if edit.expires_at.is_some_and(|at| at != operator.expires_at) {
             // Moving the date can bring a token back to life.
-            may_grant(operator.rights, origin)?;
+            may_grant(operator.rights, asker)?;
         }
         set(&mut operator.expires_at, edit.expires_at);
         Ok(Verdict::operator_after(&before, operator))
     }
 
-    fn switch_operator(&self, id: OperatorId, enabled: bool, origin: &Origin) -> Result<Verdict, ChangeError> {
-        let before = self.operator_to_manage(id, origin)?;
+    fn switch_operator(&self, id: OperatorId, enabled: bool, asker: &Asker<'_>) -> Result<Verdict, ChangeError> {
+        let before = self.stored_operator(id)?;
         if enabled {
-            may_grant(before.record.rights, origin)?;
+            may_grant(before.record.rights, asker)?;
         }
         let operator = Operator { enabled, ..before.record.clone() };
         Ok(Verdict::operator_after(&before, operator))
     }
 
     /// Who regenerates holds the new token, and with it its rights.
-    fn regenerate_operator(&self, id: OperatorId, origin: &Origin) -> Result<Verdict, ChangeError> {
-        let before = self.operator_to_manage(id, origin)?;
-        may_grant(before.record.rights, origin)?;
+    fn regenerate_operator(&self, id: OperatorId, asker: &Asker<'_>) -> Result<Verdict, ChangeError> {
+        let before = self.stored_operator(id)?;
+        may_grant(before.record.rights, asker)?;
         let token = draw_token()?;
         let operator = Operator { hash: token.hash(), hint: token.hint(), ..before.record.clone() };
         Ok(Verdict { secret: Some(token), ..Verdict::operator_after(&before, operator) })
     }
 
-    fn delete_operator(&self, id: OperatorId, origin: &Origin) -> Result<Verdict, ChangeError> {
-        let revision = self.operator_to_manage(id, origin)?.seq;
+    fn delete_operator(&self, id: OperatorId) -> Result<Verdict, ChangeError> {
+        let revision = self.stored_operator(id)?.seq;
         let ops = vec![Op::DeleteOperator(id)];
         Ok(Verdict { subject: Subject::Operator(id), ops, left: Left::Nothing, secret: None, before: Vec::new(), revision })
     }
 
-    fn machine_to_touch(&self, id: MachineId, origin: &Origin) -> Result<Kept<Machine>, ChangeError> {
+    fn machine_to_touch(&self, id: MachineId, asker: &Asker<'_>) -> Result<Kept<Machine>, ChangeError> {
         let machine = self.store.machine(id).map_err(unavailable)?.ok_or(ChangeError::NoSuchMachine(id))?;
-        may_touch(machine.record.third_party, origin)?;
+        may_touch(machine.record.third_party, asker)?;
         Ok(machine)
     }
 
-    fn key_to_touch(&self, id: KeyId, origin: &Origin) -> Result<Kept<Key>, ChangeError> {
+    fn key_to_touch(&self, id: KeyId, asker: &Asker<'_>) -> Result<Kept<Key>, ChangeError> {
         let key = self.stored_key(id)?;
-        self.machine_to_touch(key.record.machine, origin)?;
+        self.machine_to_touch(key.record.machine, asker)?;
         Ok(key)
     }
 
@@ -239,8 +241,7 @@ impl Desk {
         self.store.key(id).map_err(unavailable)?.ok_or(ChangeError::NoSuchKey(id))
     }
 
-    fn operator_to_manage(&self, id: OperatorId, origin: &Origin) -> Result<Kept<Operator>, ChangeError> {
-        needs(Right::PlatformConfigure, "managing operators", origin)?;
+    fn stored_operator(&self, id: OperatorId) -> Result<Kept<Operator>, ChangeError> {
         self.store.operator(id).map_err(unavailable)?.ok_or(ChangeError::NoSuchOperator(id))
     }
 
@@ -263,21 +264,26 @@ impl Desk {
 }
 
 /// A machine that somebody outside runs, and its keys, are changed by who configures the platform only.
-fn may_touch(third_party: bool, origin: &Origin) -> Result<(), ChangeError> {
-    if third_party { needs(Right::PlatformConfigure, "changing a third-party machine or its keys", origin) } else { Ok(()) }
+fn may_touch(third_party: bool, asker: &Asker<'_>) -> Result<(), ChangeError> {
+    if third_party { needs(Right::PlatformConfigure, "changing a third-party machine or its keys", asker) } else { Ok(()) }
 }
 
 /// Nobody grants a right they lack.
-fn may_grant(rights: Rights, origin: &Origin) -> Result<(), ChangeError> {
-    needs(Right::PlatformConfigure, "managing operators", origin)?;
-    match origin.rights.lacking(rights) {
+fn may_grant(rights: Rights, asker: &Asker<'_>) -> Result<(), ChangeError> {
+    match asker.rights.lacking(rights) {
         Some(right) => Err(ChangeError::RightMissing { right, needed_for: "granting it" }),
         None => Ok(()),
     }
 }
 
-fn needs(right: Right, needed_for: &'static str, origin: &Origin) -> Result<(), ChangeError> {
-    if origin.rights.allow(right) { Ok(()) } else { Err(ChangeError::RightMissing { right, needed_for }) }
+fn needs(right: Right, needed_for: &'static str, asker: &Asker<'_>) -> Result<(), ChangeError> {
+    if asker.rights.allow(right) { Ok(()) } else { Err(ChangeError::RightMissing { right, needed_for }) }
+}
+
+/// Who makes a change, with the rights that they have while it is judged.
+struct Asker<'a> {
+    actor: &'a Actor,
+    rights: Rights,
 }
 
 /// What a rule made of a change.

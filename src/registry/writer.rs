@@ -142,7 +142,7 @@ impl Desk {
     }
 
     fn admit(&self, job: Job) -> Waiting<Job> {
-        Waiting::new(job, |job| &job.change, |key| self.machine_of(key))
+        Waiting::new(job, |job| (&job.origin.authority, &job.change), |key| self.machine_of(key))
     }
 
     fn machine_of(&self, key: KeyId) -> Option<MachineId> {
@@ -218,7 +218,7 @@ mod tests {
 
     use super::*;
     use crate::model::change::NewMachine;
-    use crate::model::{Actor, Machine, Operator, OperatorId, Rights, Timestamp};
+    use crate::model::{Actor, Authority, Machine, Operator, OperatorId, Timestamp};
     use crate::registry::Registry;
     use crate::store::{Filter, Head, History, Kept, Record, Seq, Subject, Verified};
 
@@ -312,7 +312,7 @@ mod tests {
         let registry = Registry::open(Arc::new(Sick::default()), clock.clone(), "pk".into()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let well = (0..3).any(|_| {
-            let origin = Origin { actor: Actor("test".into()), rights: Rights::ALL, address: None, reason: None };
+            let origin = Origin { actor: Actor("test".into()), authority: Authority::Everything, address: None, reason: None };
             let made = runtime.block_on(registry.commit(origin, Change::CreateMachine(NewMachine::default())));
             clock.advance(RECOVERY);
             made.is_ok()
@@ -328,7 +328,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         // The second is refused once the first has been the end of the thread.
         while registry.takes_changes() {
-            let origin = Origin { actor: Actor("test".into()), rights: Rights::ALL, address: None, reason: None };
+            let origin = Origin { actor: Actor("test".into()), authority: Authority::Everything, address: None, reason: None };
             let made = runtime.block_on(registry.commit(origin, Change::CreateMachine(NewMachine::default())));
             assert_eq!(made.unwrap_err(), ChangeError::StoreUnavailable(GONE.into()));
         }

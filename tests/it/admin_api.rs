@@ -186,6 +186,32 @@ fn a_repeat_is_answered_like_the_first_and_without_the_value() {
 }
 
 #[test]
+fn a_question_is_answered_anew_under_whatever_name() {
+    let (_upstream, _gateway, admin) = start();
+    let machine = admin.machine(json!({"name": "caller", "permissions": ["sensors:read"]}));
+    let key = admin.key(&machine, labelled("prod - billing v1"));
+    let named = "Idempotency-Key: same\r\n";
+    let verify = || with(&admin, "POST", "/v1/verify", named, &json!({"key": key["secret"]})).json()["valid"].clone();
+    let why = json!({"key": key["secret"], "method": "GET", "url": "/v1/sensors"});
+    let explain = || with(&admin, "POST", "/v1/explain", named, &why).json()["code"].clone();
+    let backup = || with(&admin, "POST", "/v1/store/backup", named, &json!({})).header("octroi-head").map(str::to_owned);
+    assert_eq!((verify(), explain()), (json!(true), Value::Null));
+    let (head, calls) = (backup(), admin.get(&format!("{}/usage", url(&key)))["calls"]["total"].clone());
+    admin.done("POST", &format!("{}/revoke", url(&key)), json!({}));
+    assert_eq!((verify(), explain()), (json!(false), json!("key_revoked")));
+    assert!(head.is_some() && backup() != head);
+    assert_eq!((calls, &admin.get(&format!("{}/usage", url(&key)))["calls"]["total"]), (json!(1), &json!(2)), "another call each time");
+
+    let takes_name = |path: &str| {
+        let document = admin.get("/openapi.json");
+        let parameters = document["paths"][path]["post"]["parameters"].as_array();
+        parameters.is_some_and(|parameters| parameters.iter().any(|parameter| parameter["name"] == "Idempotency-Key"))
+    };
+    assert!(takes_name("/v1/machines") && takes_name("/v1/keys/{id}/revoke"));
+    assert!(!["/v1/verify", "/v1/explain", "/v1/store/backup"].into_iter().any(takes_name));
+}
+
+#[test]
 fn thirty_two_repeats_at_once_make_one_key() {
     let (_upstream, _gateway, admin) = start();
     let machine = admin.machine(json!({"name": "caller"}));

@@ -141,7 +141,7 @@ impl World {
     }
 
     fn commit(&self, change: Change) -> Option<(Left, Option<String>)> {
-        let origin = Origin { actor: Actor("test".into()), rights: octroi::model::Rights::ALL, address: None, reason: None };
+        let origin = Origin { actor: Actor("test".into()), authority: octroi::model::Authority::Everything, address: None, reason: None };
         let made = self.runtime.block_on(self.registry.commit(origin, change)).ok()?;
         Some((made.left, made.secret.map(|secret| secret.reveal().to_string())))
     }

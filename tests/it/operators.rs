@@ -1,14 +1,18 @@
 //! Operators: made, changed and ended over the API and by commands, and what one may not do for another.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
+use octroi::model::change::{NewMachine, NewOperator, OperatorEdit};
 use octroi::model::operator::Right;
-use octroi::model::{OperatorId, Timestamp};
+use octroi::model::{Authority, Change, ChangeError, Operator, OperatorId, Rights, Timestamp};
+use octroi::registry::Left;
 use octroi::usage::Usage;
 use serde_json::{Value, json};
 
-use crate::support::admin::{labelled, over_tcp, text};
+use crate::support::admin::{exchange, labelled, over_tcp, text};
 use crate::support::client::{Answer, eventually};
 use crate::support::program::{Ran, octroi, run};
 use crate::support::{Admin, Gateway, Upstream, gateway};
@@ -335,4 +339,163 @@ fn an_operator_lives_by_commands_alone() {
     assert!(shell(&["show", name]).failed(1).contains("no operator has the id or name"));
     let pasted = shell(&["show", &token]);
     assert!(pasted.failed(1).contains("a secret value, which no command takes") && !pasted.err.contains(&token[10..]), "{pasted:?}");
+}
+
+// --- what was begun --------------------------------------------------------------------------------------------------------------
+
+/// A POST whose head was good enough: the gateway asks for its body, which is still to come.
+struct Begun {
+    stream: TcpStream,
+    body: String,
+}
+
+impl Begun {
+    fn of(gateway: &Gateway, operator: &Value, target: &str, headers: &str, body: &Value) -> Begun {
+        let (mut stream, body) = (TcpStream::connect(gateway.admin_address()).unwrap(), body.to_string());
+        let token = text(&operator["secret"]);
+        let fields = format!("Authorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
+        let expects = "Connection: close\r\nExpect: 100-continue";
+        write!(stream, "POST {target} HTTP/1.1\r\nHost: localhost\r\n{expects}\r\n{fields}\r\n{headers}\r\n").unwrap();
+        let mut interim = *b"HTTP/1.1 ??? Continue\r\n\r\n";
+        stream.read_exact(&mut interim).unwrap();
+        assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n", "{target}");
+        Begun { stream, body }
+    }
+
+    fn end(self) -> Answer {
+        exchange(self.stream, &self.body).expect("an answer before the connection ends")
+    }
+}
+
+/// What can be the end of a token, each in its way.
+const ENDINGS: [&str; 4] = ["disabled", "deleted", "regenerated", "expired"];
+
+fn bring_to_an_end(gateway: &Gateway, admin: &Admin, operator: &Value, ending: &str) {
+    match ending {
+        "disabled" => drop(admin.done("POST", &format!("{}/disable", url(operator)), json!({}))),
+        "deleted" => drop(admin.done("DELETE", &url(operator), Value::Null)),
+        "regenerated" => drop(admin.done("POST", &format!("{}/regenerate", url(operator)), json!({}))),
+        _ => {
+            admin.done("PATCH", &url(operator), json!({"expires_in": "10s"}));
+            gateway.wait(Duration::from_secs(10));
+        }
+    }
+}
+
+#[test]
+fn whoever_lost_their_token_or_right_since_the_head_gets_nothing_for_the_body() {
+    let (_upstream, gateway, admin) = start();
+    let archive = gateway.dir().join("archive");
+    let asked = [
+        ("/v1/operators", json!({"name": "backdoor", "rights": ["machines:read"]}), Right::PlatformConfigure),
+        ("/v1/machines", json!({"name": "backdoor"}), Right::MachinesWrite),
+        ("/v1/keys/bulk", json!({"keys": [{"machine": "known", "label": "prod - backdoor v1"}]}), Right::MachinesWrite),
+        ("/v1/verify", json!({"key": "x"}), Right::KeysVerify),
+        ("/v1/explain", json!({"method": "GET", "url": "/v1/sensors"}), Right::MachinesRead),
+        ("/v1/store/backup", json!({}), Right::PlatformConfigure),
+        ("/v1/journal/archive", json!({"to": archive}), Right::PlatformConfigure),
+    ];
+    admin.machine(json!({"name": "known"}));
+    let mut made = 0;
+    let mut chief = || {
+        made += 1;
+        operator(&admin, &format!("chief {made}"), &Right::ALL)
+    };
+    for (target, body, right) in &asked {
+        for ending in ENDINGS {
+            let chief = chief();
+            let begun = Begun::of(&gateway, &chief, target, "", body);
+            bring_to_an_end(&gateway, &admin, &chief, ending);
+            begun.end().refused(401, "token_invalid");
+        }
+        let chief = chief();
+        let begun = Begun::of(&gateway, &chief, target, "", body);
+        let left = if *right == Right::KeysVerify { Right::PlatformConfigure } else { Right::KeysVerify };
+        admin.done("PATCH", &url(&chief), json!({"rights": [left.as_str()]}));
+        lacks(&begun.end(), *right);
+        assert_eq!(admin.get(&url(&chief))["last_used_at"], Value::Null, "{target}: a use that was refused is none");
+    }
+    assert_eq!(admin.get("/v1/operators?name=backdoor")["data"], json!([]));
+    assert_eq!(admin.get("/v1/machines?name=backdoor")["data"], json!([]));
+    assert_eq!(admin.get("/v1/keys")["data"], json!([]));
+    assert!(!archive.exists());
+
+    let (named, body) = ("Idempotency-Key: 1\r\n", json!({"name": "made"}));
+    let chief = chief();
+    assert_eq!(Begun::of(&gateway, &chief, "/v1/machines", named, &body).end().status, 201);
+    let again = Begun::of(&gateway, &chief, "/v1/machines", named, &body);
+    bring_to_an_end(&gateway, &admin, &chief, "disabled");
+    again.end().refused(401, "token_invalid");
+}
+
+#[test]
+fn a_change_is_judged_by_what_its_operator_may_do_when_its_turn_comes() {
+    let (_upstream, gateway, _admin) = start();
+    let mut made = 0;
+    let mut operator = |rights: &[Right]| -> (Operator, Authority) {
+        made += 1;
+        let new = NewOperator { name: format!("operator {made}"), rights: rights.iter().copied().collect(), expires_at: None };
+        match gateway.commit(Change::CreateOperator(new)).unwrap().left {
+            Left::Operator(made) => (made.clone(), Authority::Token { operator: made.id, hash: made.hash }),
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut names = 0;
+    let mut machine = || {
+        names += 1;
+        Change::CreateMachine(NewMachine { name: format!("machine {names}"), ..NewMachine::default() })
+    };
+    let edited = |id, edit: OperatorEdit| Change::EditOperator(id, edit);
+    for ending in [Change::DisableOperator, Change::DeleteOperator, Change::RegenerateOperator, |id| {
+        Change::EditOperator(id, OperatorEdit { expires_at: Some(Some(gateway::NOON)), ..OperatorEdit::default() })
+    }] {
+        let (operator, authority) = operator(&[Right::MachinesWrite]);
+        assert!(gateway.commit_by(authority, machine()).is_ok());
+        gateway.commit(ending(operator.id)).unwrap();
+        let refused = gateway.commit_by(authority, machine()).unwrap_err();
+        assert!(matches!(refused, ChangeError::TokenInvalid(_)), "{refused}");
+    }
+    let (other, authority) = operator(&[Right::MachinesWrite, Right::PlatformConfigure]);
+    let rights = |rights: &[Right]| OperatorEdit { rights: Some(rights.iter().copied().collect::<Rights>()), ..OperatorEdit::default() };
+    let lacks = |change: Change, right: Right| {
+        let refused = gateway.commit_by(authority, change).unwrap_err();
+        assert!(matches!(refused, ChangeError::RightMissing { right: missing, .. } if missing == right), "{refused}");
+    };
+    gateway.commit(edited(other.id, rights(&[Right::PlatformConfigure]))).unwrap();
+    lacks(machine(), Right::MachinesWrite);
+    assert!(gateway.commit_by(authority, Change::DisableOperator(operator(&[Right::MachinesRead]).0.id)).is_ok());
+    gateway.commit(edited(other.id, rights(&[Right::MachinesWrite]))).unwrap();
+    lacks(Change::DeleteOperator(other.id), Right::PlatformConfigure);
+    assert!(gateway.commit_by(authority, machine()).is_ok());
+}
+
+#[test]
+fn a_long_answer_breaks_off_when_its_operator_is_stopped() {
+    let (_upstream, gateway, admin) = start();
+    let machine = admin.machine(json!({"name": "caller"}));
+    let description = "x".repeat(900);
+    for n in 0..8 {
+        let keys: Vec<Value> = (0..1_000)
+            .map(|i| json!({"machine": machine["id"], "label": format!("prod - part {n}.{i} v1"), "description": description}))
+            .collect();
+        admin.done("POST", "/v1/keys/bulk", json!({"keys": keys}));
+    }
+    let chief = operator(&admin, "chief", &[Right::PlatformConfigure]);
+    for (method, target) in [("POST", "/v1/store/backup"), ("GET", "/v1/journal/export")] {
+        let whole = ask_as(&gateway, &chief, method, target, &Value::Null).body;
+        assert!(whole.ends_with(b"\r\n0\r\n\r\n") && whole.len() > 8 << 20, "{target}: {}", whole.len());
+        let mut stream = TcpStream::connect(gateway.admin_address()).unwrap();
+        let token = text(&chief["secret"]);
+        write!(stream, "{method} {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+        admin.done("POST", &format!("{}/disable", url(&chief)), json!({}));
+        let mut rest = Vec::new();
+        // However the connection ends.
+        let _ = stream.read_to_end(&mut rest);
+        assert!(rest.len() < whole.len() && !rest.ends_with(b"0\r\n\r\n"), "{target}: {} of {}", rest.len(), whole.len());
+        admin.done("POST", &format!("{}/enable", url(&chief)), json!({}));
+    }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use octroi::clock::Clock;
 use octroi::model::change::{KeyEdit, MachineEdit, NewKey, NewMachine, NewOperator, OperatorEdit};
 use octroi::model::{
-    Actor, Change, KeyId, MachineId, OperatorId, Organizations, Origin, PermissionName, PermissionSet, Right, Rights, SecretHash, TierName,
+    Actor, Authority, Change, KeyId, MachineId, OperatorId, Organizations, Origin, PermissionName, PermissionSet, Right, Rights,
+    SecretHash, TierName,
 };
 use octroi::registry::{Left, Registry};
 use octroi::store::{Author, Embedded, verify_store};
@@ -183,7 +184,7 @@ proptest! {
     fn j_the_live_registry_the_store_and_the_journal_say_the_same_of_every_value(steps in prop::collection::vec(step(), 1..60)) {
         let (folder, clock, runtime) = (tempdir().unwrap(), Clock::manual(NOON), Builder::new_current_thread().build().unwrap());
         let at = folder.path().join("data");
-        let origin = || Origin { actor: Actor("test".into()), rights: Rights::ALL, address: None, reason: None };
+        let origin = || Origin { actor: Actor("test".into()), authority: Authority::Everything, address: None, reason: None };
         let author = Author { time: NOON, actor: "test".into(), address: None, reason: None };
         let live = open(&at, &clock);
         let mut made = Made::default();

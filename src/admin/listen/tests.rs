@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::super::catalogue::tests::example;
-use super::super::{Calls, Care, Doorkeeper, Judge, KeyUse, Readiness, StoreCare, VERIFY};
-use super::{Admin, AdminSocket, Arc, Listeners, SocketAddr, StdTcpListener, serve};
+use super::super::{BODY_TIMEOUT, Calls, Care, Doorkeeper, Judge, KeyUse, Readiness, StoreCare, VERIFY};
+use super::{Admin, AdminSocket, Arc, Duration, Listeners, SocketAddr, StdTcpListener, serve};
 use crate::clock::Clock;
 use crate::config;
 use crate::gate::{Gate, Rules};
@@ -116,7 +116,7 @@ fn judge(registry: &Registry, clock: &Clock) -> Judge {
     }
 }
 
-fn admin() -> Arc<Admin> {
+fn admin(body_within: Duration) -> Arc<Admin> {
     let clock = Clock::manual(Timestamp(1_800_000_000_000));
     let registry = Registry::open(Arc::new(Dead), clock.clone(), "pk".into()).unwrap();
     Arc::new(Admin {
@@ -125,6 +125,7 @@ fn admin() -> Arc<Admin> {
         clock,
         catalogue: example(),
         hosts: Vec::new(),
+        body_within,
         usage: Arc::new(|_| KeyUse::default()),
         store: StoreCare::new(Arc::new(Dead)),
         doorkeeper: Arc::new(Doorkeeper::new(Arc::new(Usage::open(tempfile::tempdir().unwrap().path()).unwrap().0))),
@@ -136,6 +137,10 @@ fn admin() -> Arc<Admin> {
 }
 
 fn start() -> Running {
+    start_with(BODY_TIMEOUT)
+}
+
+fn start_with(body_within: Duration) -> Running {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("admin.sock");
     let (tcp, telemetry) = (StdTcpListener::bind("127.0.0.1:0").unwrap(), StdTcpListener::bind("127.0.0.1:0").unwrap());
@@ -145,7 +150,7 @@ fn start() -> Running {
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let end = async { stopped.await.unwrap_or_default() };
-        runtime.block_on(serve(admin(), listeners, end)).unwrap();
+        runtime.block_on(serve(admin(body_within), listeners, end)).unwrap();
     });
     Running { _folder: folder, socket, tcp: addresses.0, telemetry: addresses.1, stop: Some(stop), thread: Some(thread) }
 }
@@ -212,6 +217,20 @@ fn over_tcp_only_probes_and_metrics_are_open() {
         assert_eq!(challenged, status == 401, "{head}");
         assert_eq!(head.contains("allow: get,head"), status == 405, "{head}");
     }
+}
+
+#[test]
+fn a_body_that_stops_coming_ends_its_connection() {
+    let gateway = start_with(Duration::from_millis(1));
+    for line in ["POST /v1/machines", "POST /v1/verify", "DELETE /v1/keys/key_1"] {
+        let mut half = UnixStream::connect(&gateway.socket).unwrap();
+        write!(half, "{line} HTTP/1.1\r\nHost: octroi\r\n{JSON}Content-Length: 20\r\n\r\n{{\"name\"").unwrap();
+        let mut text = String::new();
+        half.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 408 ") && text.contains("body_timeout"), "{line}: {text}");
+        assert!(text.to_lowercase().contains("\r\nconnection: close\r\n"), "{line}: {text}");
+    }
+    assert_eq!(over_socket(&gateway.socket, "GET /v1/whoami", "", "").0, 200, "without a body nothing is waited for");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::super::wire::{
 };
 use super::{NDJSON, shapes};
 
-/// What an endpoint takes and gives, in the words of the document. The parameter `{id}`, the `Idempotency-Key` of a POST, the
+/// What an endpoint takes and gives, in the words of the document. The parameter `{id}`, the `Idempotency-Key` of a POST that is done once, the
 /// right and the problems follow from the table of endpoints and are not repeated here.
 pub struct Operation {
     method: Method,

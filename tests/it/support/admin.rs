@@ -126,7 +126,8 @@ pub fn labelled(label: &str) -> Value {
     json!({"label": label})
 }
 
-fn exchange(mut stream: impl Read + Write, request: &str) -> Option<Answer> {
+/// What is answered once this was sent, too.
+pub fn exchange(mut stream: impl Read + Write, request: &str) -> Option<Answer> {
     stream.write_all(request.as_bytes()).ok()?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).ok()?;

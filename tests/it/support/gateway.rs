@@ -7,7 +7,7 @@ use std::time::Duration;
 use octroi::clock::Clock;
 use octroi::config;
 use octroi::model::change::{NewKey, NewMachine};
-use octroi::model::{Actor, Change, ChangeError, Key, Machine, Origin, PermissionName, Rights, TierName, Timestamp};
+use octroi::model::{Actor, Authority, Change, ChangeError, Key, Machine, Origin, PermissionName, TierName, Timestamp};
 use octroi::registry::{Committed, Left};
 use tokio::runtime::Runtime;
 
@@ -126,7 +126,11 @@ impl Gateway {
     }
 
     pub fn commit(&self, change: Change) -> Result<Committed, ChangeError> {
-        let origin = Origin { actor: Actor("test".into()), rights: Rights::ALL, address: None, reason: None };
+        self.commit_by(Authority::Everything, change)
+    }
+
+    pub fn commit_by(&self, authority: Authority, change: Change) -> Result<Committed, ChangeError> {
+        let origin = Origin { actor: Actor("test".into()), authority, address: None, reason: None };
         self.runtime.block_on(self.inner().registry().commit(origin, change))
     }
 
