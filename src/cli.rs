@@ -134,7 +134,7 @@ fn obey(command: Command) -> ExitCode {
         Command::Operator(command) => command.run(),
         Command::Journal(command) => command.run(),
         Command::Store(command) => command.run(),
-        Command::Openapi => output::print(&app::openapi()),
+        Command::Openapi => output::print(app::openapi()),
         Command::Completion { shell } => complete(shell),
         Command::Manpage { dir } => manpage::write(Cli::command(), &dir),
     };
