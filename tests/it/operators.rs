@@ -172,6 +172,23 @@ fn whoami_tells_any_token_and_the_socket_who_asks() {
 }
 
 #[test]
+fn an_operator_does_not_inherit_the_answers_of_another_one_with_the_same_name() {
+    let (_upstream, gateway, admin) = start();
+    let make = |who: &Value, name: &str| {
+        let headers =
+            format!("Authorization: Bearer {}\r\nContent-Type: application/json\r\nIdempotency-Key: deploy-1\r\n", text(&who["secret"]));
+        over_tcp(gateway.admin_address(), "POST", "/v1/machines", "localhost", &headers, &json!({"name": name}).to_string())
+    };
+    let first = operator(&admin, "ci", &[Right::MachinesWrite]);
+    assert_eq!(make(&first, "m").status, 201);
+    assert_eq!(make(&first, "m").header("idempotency-replayed"), Some("true"));
+    assert_eq!(admin.ask("DELETE", &url(&first), None).status, 204);
+    let second = operator(&admin, "ci", &[Right::MachinesWrite]);
+    make(&second, "m").refused(409, "conflict");
+    assert_eq!(make(&second, "n").status, 201);
+}
+
+#[test]
 fn nobody_grants_a_right_they_lack() {
     let (_upstream, gateway, admin) = start();
     let chief = operator(&admin, "chief", &[Right::MachinesWrite, Right::PlatformConfigure]);
