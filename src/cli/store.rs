@@ -74,7 +74,7 @@ impl Command {
 
 impl Verify {
     fn run(self) -> Outcome {
-        let online = || self.shared.client()?.read("/v1/store/verify");
+        let online = || self.shared.client()?.patient().read("/v1/store/verify");
         let found: StoreVerified = ask_or_open(&self.shared, online, |settings| care::verify(settings).map_err(failed))?;
         if self.shared.wants_json() {
             output::print_json(&found)?;

@@ -172,6 +172,7 @@ impl Tally {
             Ok(()) => Err(Failure::Refused(format!("{text}: the results say why"))),
             Err(Failure::Refused(why)) => Err(Failure::Refused(format!("{why}; {text}{again}"))),
             Err(Failure::Unreachable(why)) => Err(Failure::Unreachable(format!("{why}; {text}{again}"))),
+            Err(Failure::Unanswered(why)) => Err(Failure::Unanswered(format!("{why}; {text}{again}"))),
             Err(Failure::Usage(why)) => Err(Failure::Usage(why)),
         }
     }
