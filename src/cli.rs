@@ -18,6 +18,7 @@ mod manpage;
 mod named;
 mod operator;
 mod output;
+mod private;
 mod request;
 mod stopped;
 mod store;

@@ -1,15 +1,14 @@
 //! What became of the lines of a bulk creation: a JSON object a line, in a file that only its owner reads, or on standard output.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::super::failure::{Failure, Outcome};
-use super::super::output;
+use super::super::{output, private};
 use crate::admin::wire::{BulkItem, FieldError, KeyChanged, Warning};
 
 /// One line's outcome: `id` and `secret`, or `code` and `detail`. It may hold a value, so it can be neither printed nor cloned by accident.
@@ -84,7 +83,7 @@ impl Results {
         let name = path.display().to_string();
         let failed = |error| Failure::Refused(format!("cannot use {name} for the results: {error}"));
         let existed = path.exists();
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+        let mut file = private::open(path).map_err(failed)?;
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(failed)?;
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
@@ -136,6 +135,8 @@ impl Results {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn made(line: u64, label: &str) -> Row {
@@ -159,10 +160,20 @@ mod tests {
     }
 
     #[test]
+    fn no_value_is_written_where_others_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.ndjson");
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+        assert!(matches!(Results::open(Some(&path)), Err(Failure::Refused(text)) if text.contains("chmod 600 ")));
+    }
+
+    #[test]
     fn a_file_that_is_something_else_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notes.txt");
         std::fs::write(&path, "my notes\n").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         assert!(matches!(Results::open(Some(&path)), Err(Failure::Usage(text)) if text.contains("notes.txt:1")));
         assert_eq!(std::fs::read(&path).unwrap(), b"my notes\n");
         std::fs::write(&path, "my notes").unwrap();
