@@ -314,7 +314,7 @@ fn totals(usage: &Arc<Usage>) -> Arc<dyn Fn() -> Totals + Send + Sync> {
 }
 
 /// The description of the admin API, OpenAPI 3.1 in JSON.
-pub fn openapi() -> String {
+pub fn openapi() -> &'static str {
     admin::openapi()
 }
 

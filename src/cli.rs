@@ -18,6 +18,7 @@ mod manpage;
 mod named;
 mod operator;
 mod output;
+mod private;
 mod request;
 mod stopped;
 mod store;
@@ -134,7 +135,7 @@ fn obey(command: Command) -> ExitCode {
         Command::Operator(command) => command.run(),
         Command::Journal(command) => command.run(),
         Command::Store(command) => command.run(),
-        Command::Openapi => output::print(&app::openapi()),
+        Command::Openapi => output::print(app::openapi()),
         Command::Completion { shell } => complete(shell),
         Command::Manpage { dir } => manpage::write(Cli::command(), &dir),
     };

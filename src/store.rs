@@ -35,7 +35,7 @@ pub use backup::{Backup, Manifest, check as check_backup};
 pub use check::{Flaw, Judged, Verified, export as verify_export};
 pub use embedded::Embedded;
 pub use head::{Head, NoHead};
-pub use history::{About, Filter, History, NoSubject};
+pub use history::{About, Filter, History, NoSubject, is_of_operator};
 pub use refill::rebuild;
 pub use restore::{Restore, Restored, restore};
 pub use stopped::{Stopped, verify_journal};

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use super::door::Requester;
 use super::problem::{Code, Problem};
 use super::{Admin, fields};
-use crate::model::{Actor, Tick};
+use crate::model::Tick;
 
 /// How long an answer is remembered.
 const KEPT_FOR: Duration = Duration::from_secs(86_400);
@@ -71,7 +71,7 @@ struct Kept {
 
 /// Runs a POST once for each name that its requester gives.
 pub async fn once(State(admin): State<Arc<Admin>>, who: Requester, request: Request, next: Next) -> Response {
-    let answered = match name_of(request.headers(), &who.actor) {
+    let answered = match name_of(request.headers(), &owner(&who)) {
         Ok(None) => return next.run(request).await,
         Ok(Some(name)) => run_named(&admin, name, request, next).await,
         Err(problem) => Err(problem),
@@ -95,8 +95,13 @@ async fn run_named(admin: &Admin, name: Print, request: Request, next: Next) -> 
     work.await.map_err(|_| Problem::new(Code::InternalError, "the request failed inside the gateway; its log says why"))
 }
 
+/// Whose names they are: an operator's who is gone are not those of another one with the same name.
+fn owner(who: &Requester) -> String {
+    who.operator().map_or_else(|| who.actor.0.clone(), |operator| operator.to_string())
+}
+
 /// Who names the request, and how. With or without the quotes of the draft's syntax it is the same name.
-fn name_of(headers: &HeaderMap, actor: &Actor) -> Result<Option<Print>, Problem> {
+fn name_of(headers: &HeaderMap, owner: &str) -> Result<Option<Print>, Problem> {
     let mut fields = headers.get_all(IDEMPOTENCY_KEY).iter();
     let wrong = |message: String| Err(Problem::invalid_at("idempotency-key:", message));
     let field = match (fields.next(), fields.next()) {
@@ -108,7 +113,7 @@ fn name_of(headers: &HeaderMap, actor: &Actor) -> Result<Option<Print>, Problem>
         return wrong(format!("must be 1 to {MAX_NAME} printable ASCII characters without white space, for example a UUID"));
     }
     let unquoted = field.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(field);
-    Ok(Some(digest(&[actor.0.as_bytes(), unquoted.as_bytes()])))
+    Ok(Some(digest(&[owner.as_bytes(), unquoted.as_bytes()])))
 }
 
 fn digest(parts: &[&[u8]]) -> Print {
@@ -239,9 +244,9 @@ mod tests {
     use crate::clock::Clock;
     use crate::model::Timestamp;
 
-    fn named(field: &[u8], actor: &str) -> Option<Print> {
+    fn named(field: &[u8], owner: &str) -> Option<Print> {
         let headers = HeaderMap::from_iter([(IDEMPOTENCY_KEY, HeaderValue::from_bytes(field).unwrap())]);
-        name_of(&headers, &Actor(actor.into())).ok().flatten()
+        name_of(&headers, owner).ok().flatten()
     }
 
     fn kept(length: usize) -> Kept {

@@ -1,5 +1,5 @@
 //! The journal as operators read it: who changed what, when, from where and why. Never a value, never a hash: the store
-//! hands out the public part of each line only.
+//! hands out the public part of each line only. The lines about operators are for who manages them.
 
 use std::sync::Arc;
 
@@ -17,8 +17,8 @@ use super::page::{Page, Params, cursor};
 use super::problem::Problem;
 use super::stream::{self, Broken, Out};
 use super::wire::{JournalPage, JournalVerified};
-use crate::model::Timestamp;
-use crate::store::{About, Filter, Head, Seq, Store, StoreError, Subject};
+use crate::model::{Right, Timestamp};
+use crate::store::{About, Filter, Head, Seq, Store, StoreError, Subject, is_of_operator};
 
 /// The most heads that one verification is asked about.
 const MAX_HEADS: usize = 100;
@@ -28,11 +28,15 @@ const MAX_TEXT: usize = 200;
 type Listed = Result<Json<JournalPage>, Problem>;
 
 /// Newest first.
-pub async fn list(State(admin): State<Arc<Admin>>, mut params: Params) -> Listed {
+pub async fn list(pass: Pass, State(admin): State<Arc<Admin>>, mut params: Params) -> Listed {
     let page = params.page();
     let subject = params.optional("subject", |text| text.parse::<About>().map_err(|e| format!("is {e}").into()));
-    let filter = Filter { subject, ..conditions(&mut params) };
+    let without_operators = !manages_operators(&pass)?;
+    let filter = Filter { subject, without_operators, ..conditions(&mut params) };
     params.finish()?;
+    if without_operators && matches!(subject, Some(About::Record(Subject::Operator(_)))) {
+        return Err(of_an_operator());
+    }
     answer(&admin, filter, page).await
 }
 
@@ -76,6 +80,7 @@ fn conditions(params: &mut Params) -> Filter {
         what: params.optional("what", short),
         since: params.optional("since", time),
         until: params.optional("until", time),
+        without_operators: false,
     }
 }
 
@@ -96,11 +101,20 @@ async fn answer(admin: &Admin, filter: Filter, page: Page) -> Listed {
     Ok(Json(JournalPage { data: history.lines, next_cursor, archived_before }))
 }
 
-pub async fn show(State(admin): State<Arc<Admin>>, Path(seq): Path<String>) -> Result<Json<Value>, Problem> {
+fn manages_operators(pass: &Pass) -> Result<bool, Problem> {
+    Ok(pass.rights()?.allow(Right::PlatformConfigure))
+}
+
+fn of_an_operator() -> Problem {
+    Problem::right_missing(Right::PlatformConfigure, "what was done to an operator")
+}
+
+pub async fn show(pass: Pass, State(admin): State<Arc<Admin>>, Path(seq): Path<String>) -> Result<Json<Value>, Problem> {
     let none = || Problem::not_found(format!("the journal has no change {seq:?}"));
     let number: Seq = seq.parse().map_err(|_| none())?;
     let (entry, origin) = admin.ask(move |store| Ok((store.entry(number)?, store.origin()))).await?;
     match entry {
+        Some(entry) if !manages_operators(&pass)? && entry["subject"].as_str().is_some_and(is_of_operator) => Err(of_an_operator()),
         Some(entry) => Ok(Json(entry)),
         None if (1..=origin.seq).contains(&number) => Err(Problem::not_found(archived(number, origin))),
         None => Err(none()),

@@ -1,13 +1,16 @@
 //! The admin plane's sockets: who may connect, and serving them until the end.
 //!
-//! It has its own small server, apart from the data plane's: few connections, a bound on each listener, heads that must
-//! arrive within [`HEAD_TIMEOUT`], bodies within [`BODY_TIMEOUT`](super::BODY_TIMEOUT).
+//! It has its own small server, apart from the data plane's: few connections, a bound on each listener and on each address, heads that
+//! must arrive within [`HEAD_TIMEOUT`] and bodies within [`BODY_TIMEOUT`](super::BODY_TIMEOUT), and answers that must be read
+//! ([`WRITE_TIMEOUT`]).
 
+mod seats;
 mod socket;
+mod steady;
 
 use std::future::{Ready, ready};
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdTcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,20 +24,22 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
 
 use super::door::Door;
 use super::tls::Tls;
 use super::{Admin, router, telemetry_router};
+use seats::Seats;
 use socket::SocketGuard;
 pub use socket::{AdminSocket, BindError};
+use steady::Steady;
 
 /// A head that is not complete after this long ends its connection; so does idling between requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// The most connections one listener serves at a time; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 256;
+/// A connection of which no byte could be written for this long is closed: its other side does not read its answers.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests that are being answered may take to finish once the end has come.
 const DRAIN: Duration = Duration::from_secs(5);
 /// After a failed accept (no file descriptors left, mostly), so that the loop does not spin.
@@ -52,13 +57,22 @@ pub struct Listeners {
     pub telemetry: Option<StdTcpListener>,
 }
 
-/// One way in: connections, each with its door. One that has none is closed without a word.
+/// One that came in.
+struct Visitor<Greeting> {
+    /// Who has none is closed without a word.
+    door: Option<Door>,
+    /// `None` over the socket.
+    peer: Option<IpAddr>,
+    greeting: Greeting,
+}
+
+/// One way in.
 trait Entrance: Send + Sync + 'static {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
     /// What has to be agreed with the other side before HTTP is spoken; each connection takes its own time for it.
     type Greeting: Future<Output = io::Result<Self::Stream>> + Send + 'static;
 
-    fn accept(&self) -> impl Future<Output = io::Result<(Option<Door>, Self::Greeting)>> + Send;
+    fn accept(&self) -> impl Future<Output = io::Result<Visitor<Self::Greeting>>> + Send;
     /// Nobody is let in any more.
     fn close(self);
 }
@@ -69,12 +83,13 @@ struct Guarded {
 }
 
 impl Entrance for Guarded {
-    type Stream = UnixStream;
-    type Greeting = Ready<io::Result<UnixStream>>;
+    type Stream = Steady<UnixStream>;
+    type Greeting = Ready<io::Result<Steady<UnixStream>>>;
 
-    async fn accept(&self) -> io::Result<(Option<Door>, Self::Greeting)> {
+    async fn accept(&self) -> io::Result<Visitor<Self::Greeting>> {
         let (stream, _) = self.listener.accept().await?;
-        Ok((self.guard.door(&stream), ready(Ok(stream))))
+        let door = self.guard.door(&stream);
+        Ok(Visitor { door, peer: None, greeting: ready(Ok(Steady::new(stream, WRITE_TIMEOUT))) })
     }
 
     fn close(self) {
@@ -95,12 +110,13 @@ impl Plain {
 }
 
 impl Entrance for Plain {
-    type Stream = TcpStream;
-    type Greeting = Ready<io::Result<TcpStream>>;
+    type Stream = Steady<TcpStream>;
+    type Greeting = Ready<io::Result<Steady<TcpStream>>>;
 
-    async fn accept(&self) -> io::Result<(Option<Door>, Self::Greeting)> {
+    async fn accept(&self) -> io::Result<Visitor<Self::Greeting>> {
         let (stream, peer) = self.listener.accept().await?;
-        Ok((Some((self.door)(peer)), ready(Ok(stream))))
+        let greeting = ready(Ok(Steady::new(stream, WRITE_TIMEOUT)));
+        Ok(Visitor { door: Some((self.door)(peer)), peer: Some(peer.ip()), greeting })
     }
 
     fn close(self) {}
@@ -112,12 +128,13 @@ struct Encrypted {
 }
 
 impl Entrance for Encrypted {
-    type Stream = TlsStream<TcpStream>;
-    type Greeting = Pin<Box<dyn Future<Output = io::Result<TlsStream<TcpStream>>> + Send>>;
+    type Stream = TlsStream<Steady<TcpStream>>;
+    type Greeting = Pin<Box<dyn Future<Output = io::Result<TlsStream<Steady<TcpStream>>>> + Send>>;
 
-    async fn accept(&self) -> io::Result<(Option<Door>, Self::Greeting)> {
+    async fn accept(&self) -> io::Result<Visitor<Self::Greeting>> {
         let (stream, peer) = self.plain.listener.accept().await?;
-        Ok((Some((self.plain.door)(peer)), Box::pin(self.tls.clone().shake_hands(stream))))
+        let greeting = Box::pin(self.tls.clone().shake_hands(Steady::new(stream, WRITE_TIMEOUT)));
+        Ok(Visitor { door: Some((self.plain.door)(peer)), peer: Some(peer.ip()), greeting })
     }
 
     fn close(self) {}
@@ -152,26 +169,28 @@ pub async fn serve(admin: Arc<Admin>, listeners: Listeners, shutdown: impl Futur
 }
 
 async fn accept_until_stopped(entrance: impl Entrance, routes: Router, mut stopped: watch::Receiver<bool>) {
-    let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let seats = Seats::new();
     let mut connections = JoinSet::new();
     loop {
         let next = async {
-            let seat = seats.clone().acquire_owned().await;
-            (seat, entrance.accept().await)
+            let free = seats.free().await;
+            (free, entrance.accept().await)
         };
-        let (seat, accepted) = tokio::select! {
+        let (free, accepted) = tokio::select! {
             next = next => next,
             () = told_to_stop(&mut stopped) => break,
         };
         match accepted {
-            Ok((Some(door), greeting)) => {
-                let connection = serve_one(greeting, door, routes.clone(), stopped.clone());
-                connections.spawn(async move {
-                    connection.await;
-                    drop(seat);
-                });
+            Ok(Visitor { door: Some(door), peer, greeting }) => {
+                if let Some(seat) = seats.take(free, peer) {
+                    let connection = serve_one(greeting, door, routes.clone(), stopped.clone());
+                    connections.spawn(async move {
+                        connection.await;
+                        drop(seat);
+                    });
+                }
             }
-            Ok((None, _)) => {}
+            Ok(Visitor { door: None, .. }) => {}
             Err(error) => {
                 tracing::warn!(%error, "the admin plane could not accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;

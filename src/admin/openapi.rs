@@ -8,6 +8,8 @@
 mod operations;
 mod shapes;
 
+use std::sync::OnceLock;
+
 use axum::response::{IntoResponse, Response};
 use http::{Method, header};
 use schemars::SchemaGenerator;
@@ -25,10 +27,11 @@ pub async fn document() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], text()).into_response()
 }
 
-/// The document, with a line end at its end.
-pub fn text() -> String {
+/// The document, with a line end at its end. Made once: everybody may ask for it, also who has no token.
+pub fn text() -> &'static str {
+    static TEXT: OnceLock<String> = OnceLock::new();
     // Cannot fail: every name in it is a text.
-    serde_json::to_string_pretty(&whole()).unwrap_or_default() + "\n"
+    TEXT.get_or_init(|| serde_json::to_string_pretty(&whole()).unwrap_or_default() + "\n")
 }
 
 fn whole() -> Value {

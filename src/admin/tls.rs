@@ -12,7 +12,7 @@ use rustls::server::{NoClientAuth, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -68,7 +68,7 @@ impl Tls {
     }
 
     /// The encrypted stream, once both sides agreed on it.
-    pub(super) async fn shake_hands(self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) -> io::Result<TlsStream<S>> {
         let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.0.accept(stream)).await;
         handshake.unwrap_or_else(|_| Err(io::Error::new(ErrorKind::TimedOut, "the handshake took too long")))
     }

@@ -17,16 +17,22 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::time::timeout;
 
 use super::failure::Failure;
 use crate::admin::wire::ProblemBody;
 use tls::Tls;
 pub use url::{Trust, Url};
 
-/// A gateway that has not answered by then counts as not reachable.
+/// A gateway that cannot be connected to by then counts as not reachable, and most answers come sooner.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What reads or copies a whole journal takes as long as its disk does.
+const LONG_PATIENCE: Duration = Duration::from_secs(30 * 60);
+/// When nothing came for so long, the other machine is asked whether the connection is still there.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 /// The longest answer that is read, in bytes: a page of 500 keys is far below.
 const MAX_ANSWER: usize = 64 << 20;
 
@@ -46,6 +52,7 @@ pub struct Client {
     tls: Option<Tls>,
     /// The operator's token.
     bearer: Option<HeaderValue>,
+    /// How long an answer is waited for.
     patience: Duration,
     runtime: tokio::runtime::Runtime,
 }
@@ -85,6 +92,11 @@ impl Client {
             Address::Socket(_) | Address::Tcp(_) => None,
         };
         Ok(Client { bearer, ..Client::new(address)? })
+    }
+
+    /// The same, for what takes the gateway long.
+    pub fn patient(self) -> Client {
+        Client { patience: LONG_PATIENCE, ..self }
     }
 
     pub fn get(&self, target: &str) -> Result<Value, Failure> {
@@ -127,25 +139,29 @@ impl Client {
     /// Any answer at all, whatever its status.
     pub fn send(&self, method: &str, target: &str, body: Option<&Value>) -> Result<Answer, Failure> {
         let request = self.request(method, target, body)?;
-        let exchange = async {
-            let stream = self.connect().await.map_err(|error| self.unreachable(&error))?;
-            exchange(stream, request).await.map_err(|error| self.silent(method, &*error))
-        };
-        let late = || Failure::Unreachable(format!("{} did not answer within {:?}{}", self.place(), self.patience, in_doubt(method)));
-        let answered = self.runtime.block_on(async { tokio::time::timeout(self.patience, exchange).await });
-        let (status, bytes) = answered.unwrap_or_else(|_| Err(late()))?;
+        let late = |_| Failure::Unanswered(format!("{} did not answer within {:?}{}", self.place(), self.patience, in_doubt(method)));
+        let (status, bytes) = self.runtime.block_on(async {
+            let stream = self.connect().await?;
+            let answered = timeout(self.patience, exchange(stream, request)).await.map_err(late)?;
+            answered.map_err(|error| self.silent(method, &*error))
+        })?;
         let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).map_err(|_| self.babble(status))? };
         Ok(Answer { status, body })
     }
 
-    async fn connect(&self) -> io::Result<Box<dyn Stream>> {
+    async fn connect(&self) -> Result<Box<dyn Stream>, Failure> {
+        let late = |_| Err(io::Error::from(ErrorKind::TimedOut));
+        timeout(PATIENCE, self.stream()).await.unwrap_or_else(late).map_err(|error| self.unreachable(&error))
+    }
+
+    async fn stream(&self) -> io::Result<Box<dyn Stream>> {
         Ok(match &self.address {
             Address::Socket(path) => Box::new(UnixStream::connect(path).await?),
             Address::Tcp(to) => Box::new(TcpStream::connect(to).await?),
             Address::Url(url) => {
                 let to: Vec<_> = lookup_host((url.host(), url.port())).await?.collect();
                 match &self.tls {
-                    Some(tls) => Box::new(tls.connector.connect(tls.host.clone(), TcpStream::connect(&*to).await?).await?),
+                    Some(tls) => Box::new(tls.connector.connect(tls.host.clone(), kept_alive(TcpStream::connect(&*to).await?)?).await?),
                     None if to.iter().all(|address| address.ip().is_loopback()) => Box::new(TcpStream::connect(&*to).await?),
                     None => return Err(io::Error::other("the name leads to another machine, which http must not do")),
                 }
@@ -201,12 +217,19 @@ impl Client {
             Address::Tcp(_) => "",
             Address::Url(_) => "; is this its admin listener, and is the certificate shown one that it takes?",
         };
-        Failure::Unreachable(format!("{} ended the exchange without a whole answer ({error}){who}{}", self.place(), in_doubt(method)))
+        Failure::Unanswered(format!("{} ended the exchange without a whole answer ({error}){who}{}", self.place(), in_doubt(method)))
     }
 
     fn babble(&self, status: u16) -> Failure {
-        Failure::Unreachable(format!("{} answered {status} and not as octroi does: is it octroi's admin listener?", self.place()))
+        Failure::Unanswered(format!("{} answered {status} and not as octroi does: is it octroi's admin listener?", self.place()))
     }
+}
+
+/// A machine that went away without a word is noticed long before the patience ends.
+fn kept_alive(stream: TcpStream) -> io::Result<TcpStream> {
+    let asking = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+    SockRef::from(&stream).set_tcp_keepalive(&asking)?;
+    Ok(stream)
 }
 
 /// What is not known when a request for a change was sent and no answer came.
@@ -301,14 +324,14 @@ mod tests {
         assert_eq!(client.ask("POST", "/v1/machines", Some(&body)), Err(Failure::Refused("taken".into())));
         assert_eq!(client.ask("DELETE", "/v1/keys/k", None), Ok(Value::Null));
         for _ in ["<html", "301", "404"] {
-            assert!(matches!(client.get("/"), Err(Failure::Unreachable(text)) if text.contains("is it octroi's admin listener?")));
+            assert!(matches!(client.get("/"), Err(Failure::Unanswered(text)) if text.contains("is it octroi's admin listener?")));
         }
         assert!(
-            matches!(client.get("/"), Err(Failure::Unreachable(text)) if text.contains("a whole answer") && !text.contains("the change"))
+            matches!(client.get("/"), Err(Failure::Unanswered(text)) if text.contains("a whole answer") && !text.contains("the change"))
         );
         for _ in ["no HTTP", "nothing"] {
             let failed = client.ask("POST", "/", Some(&body));
-            assert!(matches!(failed, Err(Failure::Unreachable(text)) if text.contains("whether the change was made is not known")));
+            assert!(matches!(failed, Err(Failure::Unanswered(text)) if text.contains("whether the change was made is not known")));
         }
         assert!(seen.join().unwrap()[0].ends_with("{\"name\":\"a\"}"));
     }
@@ -319,7 +342,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let patient = Client::new(Address::Tcp(listener.local_addr().unwrap().to_string())).unwrap();
         let client = Client { patience: Duration::from_millis(50), ..patient };
-        assert!(matches!(client.get("/"), Err(Failure::Unreachable(text)) if text.contains("did not answer within 50ms")));
+        assert!(matches!(client.get("/"), Err(Failure::Unanswered(text)) if text.contains("did not answer within 50ms")));
     }
 
     #[test]

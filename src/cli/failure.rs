@@ -13,8 +13,10 @@ pub enum Failure {
     Refused(String),
     /// The command or the settings do not make sense.
     Usage(String),
-    /// No gateway answers.
+    /// There is no gateway to connect to.
     Unreachable(String),
+    /// There is something to connect to, and no answer came. It runs, so its files are its own.
+    Unanswered(String),
 }
 
 pub type Outcome = Result<(), Failure>;
@@ -37,7 +39,7 @@ impl Failure {
         let (text, code) = match self {
             Failure::Refused(text) => (text, 1),
             Failure::Usage(text) => (text, 2),
-            Failure::Unreachable(text) => (text, 3),
+            Failure::Unreachable(text) | Failure::Unanswered(text) => (text, 3),
         };
         output::note(&text);
         ExitCode::from(code)

@@ -48,10 +48,14 @@ impl Gateway {
 
     /// The settings file: what the command line names, else the environment. For what can be done to a stopped gateway.
     pub fn settings(&self) -> Option<PathBuf> {
-        if self.socket.is_some() || self.admin.is_some() {
-            return None;
-        }
-        self.config.clone().or_else(|| env("OCTROI_CONFIG").filter(|_| env::<PathBuf>("OCTROI_SOCKET").is_none()))
+        self.settings_beside(&Gateway { socket: env("OCTROI_SOCKET"), config: env("OCTROI_CONFIG"), ..Gateway::default() })
+    }
+
+    /// Never the folder of another gateway than the one that is asked: `--admin-ca` and `--admin-identity` choose the listener, too.
+    fn settings_beside(&self, environment: &Gateway) -> Option<PathBuf> {
+        let elsewhere = [&self.socket, &self.admin_ca, &self.admin_identity].iter().any(|path| path.is_some()) || self.admin.is_some();
+        let named = |of: &Gateway| of.config.clone().filter(|_| of.socket.is_none());
+        if elsewhere { None } else { named(self).or_else(|| named(environment)) }
     }
 
     fn named_beside(&self, environment: Gateway) -> Option<Result<Address, Failure>> {
@@ -130,6 +134,25 @@ mod tests {
         let gateway = Gateway { config: Some("no/such.yaml".into()), ..Gateway::default() };
         let named = gateway.named_beside(Gateway::default()).unwrap();
         assert!(matches!(named, Err(Failure::Usage(text)) if text.contains("no/such.yaml")));
+    }
+
+    #[test]
+    fn a_stopped_gateway_is_never_another_one_than_was_asked() {
+        let path = |path: &str| Some(PathBuf::from(path));
+        let named = Gateway { config: path("e.yaml"), ..Gateway::default() };
+        let listener = || Gateway { admin: Some("https://e".into()), ..Gateway::default() };
+        let cases = [
+            (Gateway::default(), path("e.yaml")),
+            (Gateway { config: path("a.yaml"), ..Gateway::default() }, path("a.yaml")),
+            (Gateway { socket: path("a.sock"), ..Gateway::default() }, None),
+            (listener(), None),
+            (Gateway { admin_ca: path("a.pem"), ..Gateway::default() }, None),
+            (Gateway { admin_identity: path("a.pem"), ..Gateway::default() }, None),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(line.settings_beside(&named), expected, "{line:?}");
+        }
+        assert_eq!(Gateway::default().settings_beside(&Gateway { socket: path("e.sock"), ..named }), None);
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! `octroi store …`. `verify` and `backup` ask a running gateway; on a stopped one, and always for `rebuild` and `restore`, they open the
 //! folder that the settings name.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -12,6 +11,7 @@ use serde_json::json;
 use super::SettingsFile;
 use super::failure::{Failure, Outcome};
 use super::output::{self, Format, card};
+use super::private;
 use super::request::{Reason, Shared};
 use super::stopped::{ask_or_open, failed, load};
 use crate::admin::wire::StoreVerified;
@@ -74,7 +74,7 @@ impl Command {
 
 impl Verify {
     fn run(self) -> Outcome {
-        let online = || self.shared.client()?.read("/v1/store/verify");
+        let online = || self.shared.client()?.patient().read("/v1/store/verify");
         let found: StoreVerified = ask_or_open(&self.shared, online, |settings| care::verify(settings).map_err(failed))?;
         if self.shared.wants_json() {
             output::print_json(&found)?;
@@ -134,7 +134,7 @@ impl Backup {
 
     fn write(&self, part: &Path) -> Result<care::Manifest, Failure> {
         let on_disk = |error: io::Error| Failure::Refused(format!("{} cannot be written: {error}", self.to.display()));
-        let create = || OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(part).map_err(on_disk);
+        let create = || private::create(part).map_err(on_disk);
         let online = || {
             let mut file = create()?;
             self.shared.client()?.download("POST", "/v1/store/backup", &mut file)?;

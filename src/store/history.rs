@@ -42,6 +42,8 @@ pub struct Filter {
     pub since: Option<Timestamp>,
     /// The first that no longer does.
     pub until: Option<Timestamp>,
+    /// Not the lines about operators: who they are and what they may do is not for everybody.
+    pub without_operators: bool,
 }
 
 /// Some lines, newest first.
@@ -264,10 +266,11 @@ impl<'f> Walk<'f> {
     }
 
     fn matches(&self, shown: &Shown<'_>) -> bool {
-        let Filter { subject: _, actor, what, since, until } = self.filter;
+        let Filter { subject: _, actor, what, since, until, without_operators } = self.filter;
         self.subject.as_ref().is_none_or(|subject| shown.touches(subject))
             && actor.as_ref().is_none_or(|actor| shown.actor == *actor)
             && what.as_ref().is_none_or(|what| is_a(&shown.what, what))
+            && !(*without_operators && is_of_operator(&shown.subject))
             && (since.is_none() && until.is_none() || in_time(&shown.time, *since, *until))
     }
 }
@@ -277,6 +280,11 @@ impl Shown<'_> {
         let changed = |change: &Changed<'_>| [&change.machine, &change.key, &change.operator].into_iter().flatten().any(|id| id == subject);
         self.subject == subject || self.changes.iter().any(changed)
     }
+}
+
+/// Whether this is the subject of a line about an operator.
+pub fn is_of_operator(subject: &str) -> bool {
+    matches!(subject.parse(), Ok(Subject::Operator(_)))
 }
 
 fn there(seq: Seq) -> Option<Seq> {

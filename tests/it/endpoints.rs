@@ -224,8 +224,8 @@ fn every_post_that_is_sent_twice_is_done_once() {
         assert_eq!(again.status, first.status, "{name}");
         assert_eq!(case.admin.get("/v1/journal?limit=1")["data"][0]["seq"], journal, "{name}");
         posts += 1;
-        if case.is_stream() {
-            assert_eq!(again.header("idempotency-replayed"), None, "{name}: a backup is made anew, and gathered nowhere");
+        if ["/v1/verify", "/v1/explain", "/v1/store/backup"].iter().any(|only_asks| name.ends_with(only_asks)) {
+            assert_eq!(again.header("idempotency-replayed"), None, "{name}: it holds for the moment, and is answered anew");
             continue;
         }
         assert_eq!(again.header("idempotency-replayed"), Some("true"), "{name}");

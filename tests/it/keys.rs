@@ -448,6 +448,28 @@ fn an_interrupted_run_goes_on_without_making_a_key_twice() {
 }
 
 #[test]
+fn however_often_it_is_interrupted_no_key_is_made_twice() {
+    let upstream = Upstream::plain();
+    let gateway = Gateway::before(upstream.address);
+    let admin = Admin::of(&gateway);
+    let machine = caller(&admin);
+    let mut lines: Vec<String> = (1..=20).map(|n| line("caller", &format!("prod - part {n}"))).collect();
+    lines[14] = "{oops".into();
+    let input = write(&gateway, "keys.ndjson", &lines);
+    let output = gateway.dir().join("values.ndjson");
+    let args = ["key", "create", "--from", input.to_str().unwrap(), "--output-file", output.to_str().unwrap()];
+    shell(&gateway, &args).failed(1);
+    // As it is when the process was killed before it read the answer: the line that is no JSON was known before that.
+    let refused = rows(&output).into_iter().find(|row| row["line"] == 15).unwrap();
+    std::fs::write(&output, format!("{refused}\n")).unwrap();
+    for round in ["second run", "third run"] {
+        let ran = shell(&gateway, &args);
+        assert!(ran.failed(1).contains("0 keys were made, 20 lines were refused"), "{round}: {ran:?}");
+        assert_eq!(admin.all(&format!("/v1/machines/{}/keys", text(&machine["id"])), 500).len(), 19, "{round}");
+    }
+}
+
+#[test]
 fn keys_come_from_standard_input_and_go_to_standard_output() {
     let upstream = Upstream::plain();
     let gateway = Gateway::before(upstream.address);

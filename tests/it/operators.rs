@@ -176,6 +176,46 @@ fn whoami_tells_any_token_and_the_socket_who_asks() {
 }
 
 #[test]
+fn what_was_done_to_operators_is_for_who_manages_them() {
+    let (_upstream, gateway, admin) = start();
+    let reader = operator(&admin, "reader", &[Right::MachinesRead]);
+    let chief = operator(&admin, "chief", &[Right::MachinesRead, Right::PlatformConfigure]);
+    let machine = admin.machine(json!({"name": "m"}));
+    let of_chief = format!("/v1/journal?subject={}", text(&chief["id"]));
+    let listed = |who: &Value, target: &str| {
+        let lines = get_as(&gateway, who, target).json()["data"].clone();
+        lines.as_array().unwrap().iter().map(|line| text(&line["what"])).collect::<Vec<_>>()
+    };
+    for target in [of_chief.as_str(), &format!("{}/activity", url(&chief)), "/v1/journal/1", "/v1/journal/2"] {
+        lacks(&get_as(&gateway, &reader, target), Right::PlatformConfigure);
+        assert_eq!(get_as(&gateway, &chief, target).status, 200, "{target}");
+    }
+    assert_eq!(listed(&reader, "/v1/journal"), ["machine.created"]);
+    assert_eq!(listed(&reader, "/v1/journal?limit=1"), ["machine.created"]);
+    assert!(listed(&reader, "/v1/journal?what=operator").is_empty());
+    assert_eq!(listed(&chief, "/v1/journal"), ["machine.created", "operator.created", "operator.created"]);
+    assert_eq!(get_as(&gateway, &reader, "/v1/journal/3").status, 200);
+    assert_eq!(listed(&reader, &format!("/v1/machines/{}/activity", text(&machine["id"]))), ["machine.created"]);
+}
+
+#[test]
+fn an_operator_does_not_inherit_the_answers_of_another_one_with_the_same_name() {
+    let (_upstream, gateway, admin) = start();
+    let make = |who: &Value, name: &str| {
+        let headers =
+            format!("Authorization: Bearer {}\r\nContent-Type: application/json\r\nIdempotency-Key: deploy-1\r\n", text(&who["secret"]));
+        over_tcp(gateway.admin_address(), "POST", "/v1/machines", "localhost", &headers, &json!({"name": name}).to_string())
+    };
+    let first = operator(&admin, "ci", &[Right::MachinesWrite]);
+    assert_eq!(make(&first, "m").status, 201);
+    assert_eq!(make(&first, "m").header("idempotency-replayed"), Some("true"));
+    assert_eq!(admin.ask("DELETE", &url(&first), None).status, 204);
+    let second = operator(&admin, "ci", &[Right::MachinesWrite]);
+    make(&second, "m").refused(409, "conflict");
+    assert_eq!(make(&second, "n").status, 201);
+}
+
+#[test]
 fn nobody_grants_a_right_they_lack() {
     let (_upstream, gateway, admin) = start();
     let chief = operator(&admin, "chief", &[Right::MachinesWrite, Right::PlatformConfigure]);

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::super::catalogue::tests::example;
 use super::super::{BODY_TIMEOUT, Calls, Care, Doorkeeper, Judge, KeyUse, Readiness, StoreCare, VERIFY};
+use super::seats::MAX_OF_ONE;
 use super::{Admin, AdminSocket, Arc, Duration, Listeners, SocketAddr, StdTcpListener, serve};
 use crate::clock::Clock;
 use crate::config;
@@ -336,4 +337,33 @@ fn stopping_ends_idle_connections_and_removes_the_socket() {
     let mut rest = Vec::new();
     idle.read_to_end(&mut rest).unwrap();
     assert!(!gateway.socket.exists());
+}
+
+/// Opens a connection and asks once, without closing it. Whether there was an answer.
+fn knock(from: &str, to: SocketAddr) -> Option<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(from.parse().unwrap(), 0).into()).unwrap();
+    socket.connect(&to.into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    // Either may fail on one that is closed at once.
+    let asked = stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let answered = asked.and_then(|()| stream.read(&mut [0; 16])).unwrap_or(0);
+    (answered > 0).then_some(stream)
+}
+
+#[test]
+fn one_address_does_not_take_every_seat() {
+    let gateway = start();
+    let mut held: Vec<TcpStream> = (0..MAX_OF_ONE).map(|_| knock("127.0.0.1", gateway.tcp).unwrap()).collect();
+    for _ in 0..3 {
+        assert!(knock("127.0.0.1", gateway.tcp).is_none(), "its share is taken");
+    }
+    assert!(knock("127.0.0.2", gateway.tcp).is_some(), "others are served");
+    held.pop();
+    while knock("127.0.0.1", gateway.tcp).is_none() {}
+}
+
+#[test]
+fn the_description_of_the_api_is_made_once() {
+    assert!(std::ptr::eq(super::super::openapi(), super::super::openapi()));
 }

@@ -20,7 +20,7 @@ impl Client {
     pub fn download(&self, method: &str, target: &str, out: &mut dyn Write) -> Result<HeaderMap, Failure> {
         let request = self.request(method, target, None)?;
         let answered = self.runtime.block_on(async {
-            let stream = self.connect().await.map_err(|error| self.unreachable(&error))?;
+            let stream = self.connect().await?;
             fetch(stream, request, out).await.map_err(|error| match error.downcast::<Unwritten>() {
                 Ok(unwritten) => Failure::Refused(unwritten.to_string()),
                 Err(error) => self.silent(method, &*error),

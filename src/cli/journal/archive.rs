@@ -27,8 +27,9 @@ impl ArchiveArgs {
     pub fn run(self) -> Outcome {
         let to = std::path::absolute(&self.to).map_err(|error| Failure::Usage(format!("{}: {error}", self.to.display())))?;
         let body = Body::default().with("to", Some(to.display().to_string())).because(&self.reason);
-        let online =
-            || -> Result<ArchivedView, Failure> { understand(self.shared.client()?.ask("POST", "/v1/journal/archive", Some(&body))?) };
+        let online = || -> Result<ArchivedView, Failure> {
+            understand(self.shared.client()?.patient().ask("POST", "/v1/journal/archive", Some(&body))?)
+        };
         let archived =
             ask_or_open(&self.shared, online, |settings| care::archive(settings, &to, self.reason.reason.clone()).map_err(failed))?;
         if self.shared.wants_json() {

@@ -1,16 +1,15 @@
 //! `octroi journal export`: all changes as JSON lines.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::super::client::Client;
 use super::super::failure::{Failure, Outcome};
-use super::super::output;
 use super::super::request::{Shared, query};
+use super::super::{output, private};
 
 /// The answer's field that names the last change.
 const HEAD: &str = "octroi-head";
@@ -57,12 +56,12 @@ fn download(client: &Client, target: &str, out: &mut impl Write) -> Result<Optio
     Ok(fields.get(HEAD).and_then(|head| head.to_str().ok()).map(str::to_owned))
 }
 
-/// A part is never left under the name of the whole.
+/// A part is never left under the name of the whole. Names of machines and addresses of operators are nobody else's business.
 fn to_file(client: &Client, target: &str, file: &Path) -> Result<Option<String>, Failure> {
     let failed = |error: std::io::Error| Failure::Refused(format!("{} cannot be written: {error}", file.display()));
     let name = file.file_name().ok_or_else(|| Failure::Usage(format!("{} is no name of a file", file.display())))?;
     let part = file.with_file_name([name.to_string_lossy().as_ref(), ".part"].concat());
-    let mut out = BufWriter::new(private(&part).map_err(failed)?);
+    let mut out = BufWriter::new(private::create(&part).map_err(failed)?);
     let written = download(client, target, &mut out);
     let ended = written.and_then(|head| {
         out.flush().and_then(|()| out.get_ref().sync_all()).and_then(|()| fs::rename(&part, file)).map_err(failed)?;
@@ -73,9 +72,4 @@ fn to_file(client: &Client, target: &str, file: &Path) -> Result<Option<String>,
         let _ = fs::remove_file(&part);
     }
     ended
-}
-
-/// Names of machines and addresses of operators are nobody else's business.
-fn private(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }

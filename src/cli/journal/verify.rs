@@ -46,7 +46,7 @@ impl VerifyArgs {
     fn online(&self) -> Result<JournalVerified, Failure> {
         let heads = self.heads.join(",");
         let heads = (!heads.is_empty()).then_some(heads.as_str());
-        self.shared.client()?.read(&format!("/v1/journal/verify{}", query(&[("head", heads)])))
+        self.shared.client()?.patient().read(&format!("/v1/journal/verify{}", query(&[("head", heads)])))
     }
 
     fn stopped(&self, settings: &Settings) -> Result<JournalVerified, Failure> {

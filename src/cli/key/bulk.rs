@@ -2,7 +2,8 @@
 //!
 //! What became of each line is written down before the next ones are asked for, so that nothing that was made is lost. With an
 //! `--output-file` the same command goes on where an earlier one ended: lines that have their value in the file are passed over, and
-//! of those that the earlier one asked for without reading the answer it is looked up whether their keys exist.
+//! of those that the earlier one may have asked for without reading the answer it is looked up whether their keys exist. Refusals of lines
+//! that are no JSON are written at once, before answers to earlier lines: so every line counts for itself, and none for those before it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,7 +17,7 @@ use super::super::failure::{Failure, Outcome};
 use super::super::named;
 use super::super::output;
 use super::super::request::Reason;
-use super::results::{Results, Row};
+use super::results::{Earlier, IN_DOUBT, Results, Row};
 use crate::admin::wire::{BulkItem, KeyView, List};
 
 /// Lines in one request: few enough that little is unsure after an interruption.
@@ -55,7 +56,7 @@ struct Run<'a> {
     /// By machine as the input names it, then by label and environment: the ids of keys that were there before.
     existing: HashMap<String, HashMap<(String, String), String>>,
     tally: Tally,
-    /// As many of the next lines may have been asked for by an earlier run that did not read the answer.
+    /// As many of the next lines without a result may have been asked for by an earlier run that did not read the answer.
     unsure: usize,
 }
 
@@ -88,7 +89,7 @@ impl Run<'_> {
                 return self.record(&[row]).map(|()| None);
             }
         };
-        if let Some(label) = self.results.made(number) {
+        if let Some(Earlier::Made(label)) = self.results.earlier(number) {
             if label != line.text("label") {
                 let text = format!(
                     "line {number} has the label {:?} and the results say {label:?}: they belong to another input",
@@ -99,15 +100,14 @@ impl Run<'_> {
             self.tally.there += 1;
             return Ok(None);
         }
-        if self.results.may_lack(number) && self.unsure > 0 {
-            self.unsure -= 1;
-            if let Some(id) = self.find(&line) {
-                let detail = format!(
-                    "a key with this label and environment exists, and the results do not have its value: \
-                     octroi key regenerate {id} gives it another one"
-                );
-                return self.record(&[Row::refused(number, line.text("label"), "conflict", detail)]).map(|()| None);
-            }
+        if self.is_in_doubt(number)
+            && let Some(id) = self.find(&line)?
+        {
+            let detail = format!(
+                "a key with this label and environment exists, and the results do not have its value: \
+                 octroi key regenerate {id} gives it another one"
+            );
+            return self.record(&[Row::refused(number, line.text("label"), IN_DOUBT, detail)]).map(|()| None);
         }
         if let (Some(reason), Value::Object(fields)) = (&self.reason.reason, &mut line.key) {
             fields.entry("reason").or_insert_with(|| json!(reason));
@@ -115,15 +115,29 @@ impl Run<'_> {
         Ok(Some(line))
     }
 
+    /// Whether an earlier run may have made this line's key although the results do not have its value.
+    fn is_in_doubt(&mut self, number: u64) -> bool {
+        match self.results.earlier(number) {
+            Some(Earlier::InDoubt) => true,
+            Some(Earlier::Made(_) | Earlier::Refused) => false,
+            None if self.results.go_on() && self.unsure > 0 => {
+                self.unsure -= 1;
+                true
+            }
+            None => false,
+        }
+    }
+
     /// The key that the line asks for, if there is one already.
-    fn find(&mut self, line: &Line) -> Option<&String> {
+    fn find(&mut self, line: &Line) -> Result<Option<&String>, Failure> {
         let machine = line.text("machine");
         if !self.existing.contains_key(machine) {
-            let keys = keys_of(self.client, machine).unwrap_or_default();
+            let keys = keys_of(self.client, machine)?;
             self.existing.insert(machine.to_owned(), keys);
         }
         let environment = Some(line.text("environment")).filter(|e| !e.is_empty()).unwrap_or("prod");
-        self.existing.get(machine)?.get(&(line.text("label").to_owned(), environment.to_owned()))
+        let wanted = (line.text("label").to_owned(), environment.to_owned());
+        Ok(self.existing.get(machine).and_then(|keys| keys.get(&wanted)))
     }
 
     fn make(&mut self, batch: Vec<Line>) -> Outcome {
@@ -172,6 +186,7 @@ impl Tally {
             Ok(()) => Err(Failure::Refused(format!("{text}: the results say why"))),
             Err(Failure::Refused(why)) => Err(Failure::Refused(format!("{why}; {text}{again}"))),
             Err(Failure::Unreachable(why)) => Err(Failure::Unreachable(format!("{why}; {text}{again}"))),
+            Err(Failure::Unanswered(why)) => Err(Failure::Unanswered(format!("{why}; {text}{again}"))),
             Err(Failure::Usage(why)) => Err(Failure::Usage(why)),
         }
     }
@@ -190,7 +205,11 @@ fn next_line(input: &mut impl BufRead, number: u64) -> Result<Option<Vec<u8>>, F
 
 /// A machine that cannot be found has none: the gateway says so of its lines.
 fn keys_of(client: &Client, machine: &str) -> Result<HashMap<(String, String), String>, Failure> {
-    let machine = named::machine(client, machine)?;
+    let machine = match named::machine(client, machine) {
+        Ok(machine) => machine,
+        Err(Failure::Refused(_)) => return Ok(HashMap::new()),
+        Err(failure) => return Err(failure),
+    };
     let keys = client.all(&format!("/v1/machines/{}/keys", machine.id), "", usize::MAX)?;
     let named = keys.into_iter().map(|key| understand::<KeyView>(key).map(|key| ((key.label, key.environment), key.id)));
     named.collect()

@@ -1,15 +1,14 @@
 //! What became of the lines of a bulk creation: a JSON object a line, in a file that only its owner reads, or on standard output.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::super::failure::{Failure, Outcome};
-use super::super::output;
+use super::super::{output, private};
 use crate::admin::wire::{BulkItem, FieldError, KeyChanged, Warning};
 
 /// One line's outcome: `id` and `secret`, or `code` and `detail`. It may hold a value, so it can be neither printed nor cloned by accident.
@@ -62,7 +61,19 @@ impl Row {
     pub fn is_made(&self) -> bool {
         self.id.is_some()
     }
+
+    fn tells(self) -> (u64, Earlier) {
+        let told = match (&self.id, self.code.as_deref()) {
+            (Some(_), _) => Earlier::Made(self.label),
+            (None, Some(IN_DOUBT)) => Earlier::InDoubt,
+            (None, _) => Earlier::Refused,
+        };
+        (self.line, told)
+    }
 }
+
+/// The code of a line whose key is there without its value.
+pub const IN_DOUBT: &str = "conflict";
 
 /// What every result begins with.
 const BEGINNING: &[u8] = b"{\"line\":";
@@ -71,20 +82,29 @@ const BEGINNING: &[u8] = b"{\"line\":";
 pub struct Results {
     /// `None` = standard output.
     file: Option<(File, String)>,
-    /// The labels of keys that were made, by line.
-    made: HashMap<u64, String>,
-    /// The highest line of which something is known; `None` when this is the first run.
-    known: Option<u64>,
+    /// By line; `None` when this is the first run.
+    earlier: Option<HashMap<u64, Earlier>>,
+}
+
+/// What an earlier run wrote of a line.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Earlier {
+    /// Its key was made, with this label.
+    Made(String),
+    /// Its key may be there, but its value was lost.
+    InDoubt,
+    /// It was refused, and may be asked for again.
+    Refused,
 }
 
 impl Results {
     /// Makes the file, or reads what an earlier run left in it. A last line that was torn is cut off.
     pub fn open(path: Option<&Path>) -> Result<Results, Failure> {
-        let Some(path) = path else { return Ok(Results { file: None, made: HashMap::new(), known: None }) };
+        let Some(path) = path else { return Ok(Results { file: None, earlier: None }) };
         let name = path.display().to_string();
         let failed = |error| Failure::Refused(format!("cannot use {name} for the results: {error}"));
         let existed = path.exists();
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+        let mut file = private::open(path).map_err(failed)?;
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(failed)?;
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
@@ -92,28 +112,28 @@ impl Results {
         if !torn.starts_with(BEGINNING) && !BEGINNING.starts_with(torn) {
             return Err(Failure::Usage(format!("{name} is no file of results; name another --output-file")));
         }
-        let (mut made, mut known) = (HashMap::new(), existed.then_some(0));
+        let mut earlier = HashMap::new();
         for (place, line) in text[..whole].split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
             let row: Row = serde_json::from_slice(line).ok().filter(|row: &Row| row.line > 0).ok_or_else(|| {
                 Failure::Usage(format!("{name}:{}: is no result of an earlier run; name another --output-file", place + 1))
             })?;
-            known = known.max(Some(row.line));
-            if row.is_made() {
-                made.insert(row.line, row.label);
+            let (line, told) = row.tells();
+            if !matches!(earlier.get(&line), Some(Earlier::Made(_))) {
+                earlier.insert(line, told);
             }
         }
         file.set_len(whole as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
-        Ok(Results { file: Some((file, name)), made, known })
+        Ok(Results { file: Some((file, name)), earlier: existed.then_some(earlier) })
     }
 
-    /// The label of the key that an earlier run made of this line.
-    pub fn made(&self, line: u64) -> Option<&str> {
-        self.made.get(&line).map(String::as_str)
+    /// What an earlier run wrote of this line.
+    pub fn earlier(&self, line: u64) -> Option<&Earlier> {
+        self.earlier.as_ref()?.get(&line)
     }
 
-    /// Whether an earlier run may have asked for this line without reading the answer.
-    pub fn may_lack(&self, line: u64) -> bool {
-        self.known.is_some_and(|known| line > known)
+    /// Whether there was an earlier run, which may have asked for lines that it wrote nothing of.
+    pub fn go_on(&self) -> bool {
+        self.earlier.is_some()
     }
 
     /// Writes outcomes, and waits until the disk has them: the values cannot be had again.
@@ -136,6 +156,8 @@ impl Results {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn made(line: u64, label: &str) -> Row {
@@ -147,15 +169,26 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.ndjson");
         let mut first = Results::open(Some(&path)).unwrap();
-        assert!(!first.may_lack(1), "nobody asked before");
+        assert!(!first.go_on(), "nobody asked before");
         first.write(&[made(1, "one"), Row::refused(2, "two", "invalid", "x".into())]).unwrap();
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, [&whole[..], b"{\"line\":3,\"lab"].concat()).unwrap();
         let mut second = Results::open(Some(&path)).unwrap();
-        assert_eq!((second.made(1), second.made(2), second.made(3)), (Some("one"), None, None));
-        assert!(!second.may_lack(2) && second.may_lack(3));
-        second.write(&[made(3, "three")]).unwrap();
-        assert_eq!(Results::open(Some(&path)).unwrap().made(3), Some("three"));
+        let told = [second.earlier(1), second.earlier(2), second.earlier(3)];
+        assert_eq!(told, [Some(&Earlier::Made("one".into())), Some(&Earlier::Refused), None]);
+        assert!(second.go_on());
+        second.write(&[made(3, "three"), Row::refused(2, "two", IN_DOUBT, "x".into())]).unwrap();
+        let third = Results::open(Some(&path)).unwrap();
+        assert_eq!((third.earlier(2), third.earlier(3)), (Some(&Earlier::InDoubt), Some(&Earlier::Made("three".into()))));
+    }
+
+    #[test]
+    fn no_value_is_written_where_others_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.ndjson");
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+        assert!(matches!(Results::open(Some(&path)), Err(Failure::Refused(text)) if text.contains("chmod 600 ")));
     }
 
     #[test]
@@ -163,6 +196,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notes.txt");
         std::fs::write(&path, "my notes\n").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         assert!(matches!(Results::open(Some(&path)), Err(Failure::Usage(text)) if text.contains("notes.txt:1")));
         assert_eq!(std::fs::read(&path).unwrap(), b"my notes\n");
         std::fs::write(&path, "my notes").unwrap();
