@@ -41,7 +41,7 @@ impl Desk {
             Change::DisableMachine(id) => self.switch_machine(id, false, origin),
             Change::DeleteMachine(id) => self.delete_machine(id, origin),
             Change::CreateKey(machine, new) => self.create_key(machine, new, origin, now),
-            Change::EditKey(id, edit) => self.change_key(id, origin, |key| apply_edit(key, edit)),
+            Change::EditKey(id, edit) => self.change_key(id, origin, |key| apply_edit(key, edit, now)),
             Change::DeactivateKey(id) => self.change_key(id, origin, Key::deactivate),
             Change::ReactivateKey(id) => self.change_key(id, origin, |key| key.reactivate(now)),
             Change::RevokeKey(id) => self.change_key(id, origin, |key| {
@@ -321,7 +321,7 @@ impl Verdict {
     }
 }
 
-fn apply_edit(key: &mut Key, edit: KeyEdit) -> Result<(), RevokedForGood> {
+fn apply_edit(key: &mut Key, edit: KeyEdit, now: Timestamp) -> Result<(), RevokedForGood> {
     let key = if edit.is_cosmetic() { key } else { key.unless_revoked()? };
     let KeyEdit { label, description, permissions, organizations, tier, allowed_ips, expires_at } = edit;
     set(&mut key.label, label);
@@ -330,7 +330,9 @@ fn apply_edit(key: &mut Key, edit: KeyEdit) -> Result<(), RevokedForGood> {
     set(&mut key.organizations, organizations);
     set(&mut key.tier, tier);
     set(&mut key.allowed_ips, allowed_ips);
-    set(&mut key.expires_at, expires_at);
+    if let Some(expires_at) = expires_at {
+        key.set_expiry(expires_at, now);
+    }
     Ok(())
 }
 
