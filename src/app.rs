@@ -84,9 +84,9 @@ impl Gateway {
 
         let (usage, restored) = Usage::open(&settings.store.join("usage"))?;
         let usage = Arc::new(usage);
-        let uses_are_known = !restored.made && restored.damaged_bytes == 0;
+        usage.watch(clock.now());
         registry.restore_counters(restored.counters.into_iter());
-        let idle = Idle::new(settings.keys, registry.clone(), usage.clone(), clock.clone(), uses_are_known);
+        let idle = Idle::new(settings.keys, registry.clone(), usage.clone(), clock.clone());
 
         let access = access_log(&settings)?;
         let routes = settings.routes.iter().map(|route| route.name.clone()).collect();
@@ -300,6 +300,7 @@ fn use_of_key(usage: &Arc<Usage>) -> Arc<dyn Fn(KeyId) -> KeyUse + Send + Sync> 
             by_value: known.uses().map(|last| ValueUse { value: last.value, at: last.at, from: last.from }).collect(),
             last_refused_at: known.last_refused,
             calls: known.calls.iter().collect(),
+            old_value_is_open: false,
         }
     })
 }

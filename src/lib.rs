@@ -43,7 +43,7 @@
 //! | when a call is tried again | `proxy/forward.rs` |
 //! | which open calls are cut | `proxy/open.rs`; when a value stops counting: `registry/entry.rs` |
 //! | what a change does to a key | `model/key.rs`; who may meet whom in one sync: `registry/writer.rs` |
-//! | which labels are vague, when a key is idle or an old value safe to end | `model/key.rs`; what the gateway does about idle keys: `app/idle.rs` |
+//! | which labels are vague, when a key is idle or an old value safe to end | `model/key.rs`; what the gateway does about idle keys: `app/idle.rs`; which time was watched: `usage/watched.rs` |
 //! | what stands in the journal | `store/draft.rs`, `store/line.rs`, `store/records.rs` |
 //! | backup, restore, archiving, the look through the store | `store/backup.rs`, `restore.rs`, `archive.rs`, `snapshot.rs`, `verify.rs`; for the commands on a stopped gateway: `app/care.rs` |
 //! | how the journal is searched, verified, exported | `store/history.rs`, `store/check.rs`, `store/export.rs` |

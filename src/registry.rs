@@ -165,9 +165,9 @@ impl Registry {
         }
     }
 
-    /// Whether a call that presented this value is not over yet: only then somebody but the map holds its entry.
+    /// Whether a call that presented this value is not over yet, whatever was changed about the key since it began.
     pub fn is_being_used(&self, hash: &SecretHash) -> bool {
-        self.known.entries.get(&hash.short()).is_some_and(|entry| entry.hash == *hash && Arc::strong_count(entry.value()) > 1)
+        self.known.entries.get(&hash.short()).is_some_and(|entry| entry.hash == *hash && entry.value().is_held())
     }
 
     /// The machine of that name.

@@ -14,6 +14,7 @@ mod ledger;
 mod log;
 mod operators;
 mod sums;
+mod watched;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -27,8 +28,10 @@ use ledger::{ById, Notes, Page};
 use log::{Frames, Log};
 use operators::Operators;
 pub use sums::{KeyUsage, LastUse, VerdictCounts};
+use watched::Watch;
+pub use watched::Watched;
 
-use crate::model::{BucketOwner, CalendarCounters, KeyId, OperatorId};
+use crate::model::{BucketOwner, CalendarCounters, KeyId, Moment, OperatorId, Timestamp};
 
 /// The usage log cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +47,6 @@ pub struct UsageError {
 pub struct Restored {
     /// To be put back into the buckets before the first call.
     pub counters: HashMap<BucketOwner, CalendarCounters>,
-    /// There was no log: what keys did before is not known.
-    pub made: bool,
     /// Bytes of the log that could not be read, beyond a torn end. Sums can be too low by what stood there.
     pub damaged_bytes: u64,
 }
@@ -59,6 +60,7 @@ pub struct Usage {
     totals: Mutex<Totals>,
     ledgers: Mutex<Vec<Notes>>,
     operators: Mutex<Operators>,
+    watch: Mutex<Watch>,
 }
 
 /// Held for a whole flush, so that two do not write at once. No call ever waits for it; a question waits only while
@@ -82,18 +84,27 @@ impl Usage {
     /// Opens or makes the log in `dir`, which is made where it does not exist, and reads what it holds. A torn end, as
     /// a crash leaves it, is cut; damage elsewhere is skipped with a warning, since usage is not what calls are judged by.
     pub fn open(dir: &Path) -> Result<(Usage, Restored), UsageError> {
-        let restored = Restored { made: !Log::is_in(dir), ..Restored::default() };
-        let (mut totals, mut operators, mut restored) = (Totals::default(), Operators::default(), restored);
+        let (mut totals, mut operators, mut restored) = (Totals::default(), Operators::default(), Restored::default());
+        let mut watch = Watch::default();
         let (log, damaged_bytes) = Log::open(dir, &mut |entry| match entry {
             Entry::Key(id, usage) => drop(totals.keys.insert(id, usage)),
             Entry::WithoutKey(counts) => totals.without_key = counts,
             Entry::Counters(owner, counters) => drop(restored.counters.insert(owner, counters)),
             Entry::Operator(id, last) => operators.restore(id, last),
+            Entry::Watched(watched) => watch.restore(watched),
         })?;
         restored.damaged_bytes = damaged_bytes;
+        if damaged_bytes > 0 {
+            watch.forget();
+        }
         let disk = Disk { log, counters: restored.counters.clone() };
-        let usage =
-            Usage { disk: Mutex::new(disk), totals: Mutex::new(totals), ledgers: Mutex::default(), operators: Mutex::new(operators) };
+        let usage = Usage {
+            disk: Mutex::new(disk),
+            totals: Mutex::new(totals),
+            ledgers: Mutex::default(),
+            operators: Mutex::new(operators),
+            watch: Mutex::new(watch),
+        };
         Ok((usage, restored))
     }
 
@@ -124,6 +135,17 @@ impl Usage {
         self.operators.lock().last(id)
     }
 
+    /// Notes that calls are being seen, from the first time on. Answers whether the wall clock was set since the last time, or the gateway
+    /// was off.
+    pub fn watch(&self, now: Moment) -> bool {
+        self.watch.lock().go_on(now)
+    }
+
+    /// How much of the past was watched; `None` before the first [`Usage::watch`].
+    pub fn watched(&self) -> Option<Watched> {
+        self.watch.lock().watched().cloned()
+    }
+
     /// Calls that no key can answer for, by verdict.
     pub fn without_key(&self) -> VerdictCounts {
         self.merged(|totals| totals.without_key.clone())
@@ -145,11 +167,14 @@ impl Usage {
 
     fn merged<T>(&self, read: impl FnOnce(&mut Totals) -> T) -> T {
         let mut totals = self.totals.lock();
-        self.ledgers.lock().retain_mut(|notes| {
-            let (page, goes_on) = notes.turn();
-            totals.absorb(page);
-            goes_on
-        });
+        let mut ledgers = self.ledgers.lock();
+        let go_on: Vec<bool> = ledgers.iter_mut().map(Notes::turn).collect();
+        if let Some(now) = ledgers.iter_mut().filter_map(|notes| notes.turned().until.take()).max() {
+            ledgers.iter_mut().for_each(|notes| totals.absorb(notes.turned(), now));
+        }
+        let mut go_on = go_on.into_iter();
+        ledgers.retain(|_| go_on.next().unwrap_or(true));
+        drop(ledgers);
         read(&mut totals)
     }
 
@@ -169,6 +194,8 @@ impl Usage {
             })
             .map_err(|source| disk.log.error("write", source))?;
         let operators = self.operators.lock().write_changed(&mut frames).map_err(|source| disk.log.error("write", source))?;
+        let watched = self.watch.lock().to_log();
+        watched.iter().try_for_each(|watched| frames.watched(watched)).map_err(|source| disk.log.error("write", source))?;
         let written = frames.finish().and_then(|bytes| disk.log.append(&bytes));
         if let Err(source) = written {
             let mut totals = self.totals.lock();
@@ -178,6 +205,7 @@ impl Usage {
             return Err(disk.log.error("append to", source));
         }
         disk.counters.extend(moved);
+        self.watch.lock().logged(watched);
         if disk.log.has_grown() {
             self.rewrite(&mut disk);
         }
@@ -192,6 +220,7 @@ impl Usage {
             totals.keys.iter().try_for_each(|(id, usage)| frames.key(*id, usage))?;
             frames.without_key(&totals.without_key)?;
             self.operators.lock().write(frames)?;
+            self.watch.lock().watched().iter().try_for_each(|watched| frames.watched(watched))?;
             counters.iter().try_for_each(|(owner, counters)| frames.counters(*owner, counters))
         });
         if let Err(error) = result {
@@ -220,11 +249,12 @@ impl Disk {
 type Pending = (Vec<KeyId>, bool);
 
 impl Totals {
-    fn absorb(&mut self, page: &mut Page) {
-        let Page { keys, without_key } = page;
+    /// Adds what was noted up to `now`.
+    fn absorb(&mut self, page: &mut Page, now: Timestamp) {
+        let Page { keys, without_key, .. } = page;
         let roomy = keys.capacity() > 4_096 && keys.len() < keys.capacity() / 8;
         for (id, delta) in keys.drain() {
-            self.keys.entry(id).or_default().absorb(&delta);
+            self.keys.entry(id).or_default().absorb(&delta, now);
             self.changed.insert(id);
         }
         if roomy {

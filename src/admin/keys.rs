@@ -19,6 +19,7 @@ use super::machines::{self, take_reason};
 use super::page::{Page, Params, cursor};
 use super::problem::{Code, Problem};
 use super::revision::{IfMatch, Tag, Tagged};
+use super::usage::KeyUse;
 use super::wire::{KeyChanged, KeyView, List, OldValueView, UsageView};
 use super::{Admin, answer, values};
 use crate::model::change::{KeyEdit, NewKey};
@@ -307,7 +308,9 @@ impl Admin {
     }
 
     fn key_view(&self, key: &Key, machine: Option<&Machine>, now: Timestamp) -> KeyView {
-        KeyView::of(key, machine, &(self.usage)(key.id), &self.catalogue, now)
+        let old_value_is_open = key.in_grace().is_some_and(|old| self.registry.is_being_used(&old.hash));
+        let used = KeyUse { old_value_is_open, ..(self.usage)(key.id) };
+        KeyView::of(key, machine, &used, &self.catalogue, now)
     }
 }
 

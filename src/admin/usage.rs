@@ -23,6 +23,8 @@ pub struct KeyUse {
     pub last_refused_at: Option<Timestamp>,
     /// How many calls ended in each verdict; verdicts that never occurred may be left out.
     pub calls: Vec<(Verdict, u64)>,
+    /// A call with the value in grace is not over.
+    pub old_value_is_open: bool,
 }
 
 /// The last call that was let in with one value of a key.

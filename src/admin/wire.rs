@@ -124,7 +124,7 @@ pub struct KeyView {
     pub value_last_used_ip: Option<String>,
     pub last_refused_at: Option<String>,
     pub exposed_at: Option<String>,
-    /// The latest of created, last used, reactivated, regenerated.
+    /// The latest of created, last used, reactivated, regenerated, revived after it had expired.
     pub idle_since: String,
     /// Active, and idle for `keys.warn_idle_after` of the settings.
     pub idle: bool,
@@ -143,7 +143,8 @@ pub struct OldValueView {
     /// The last call that was let in with it; `null` also where only later values were used since.
     pub last_used_at: Option<String>,
     pub last_used_ip: Option<String>,
-    /// It counts, its successor is in use, and it was itself not used for a day (half of its grace, where that is shorter).
+    /// It counts, its successor is in use, and it was itself not used for a day (half of its grace, where that is shorter) and
+    /// has no open call.
     pub safe_to_end: bool,
 }
 
@@ -162,7 +163,7 @@ fn old_values(key: &Key, used: &KeyUse, now: Timestamp) -> Vec<OldValueView> {
             counts,
             last_used_at: text(last.map(|last| last.at)),
             last_used_ip: last.map(|last| last.from.to_string()),
-            safe_to_end: counts && old.is_safe_to_end(last.map(|last| last.at), current, now),
+            safe_to_end: counts && !used.old_value_is_open && old.is_safe_to_end(last.map(|last| last.at), current, now),
         }
     };
     key.old_values.iter().enumerate().map(view).collect()

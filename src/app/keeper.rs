@@ -60,6 +60,9 @@ impl Keeper {
                 let over = stopped.recv_timeout(every) != Err(RecvTimeoutError::Timeout);
                 clock.resync();
                 gate.sweep(clock.now());
+                if usage.watch(clock.now()) {
+                    idle.wait();
+                }
                 let flushed = usage.flush(&mut |each| registry.buckets(|owner, bucket| each(owner, bucket.counters())));
                 if let Err(error) = flushed {
                     tracing::error!(%error, "usage could not be written; it stays in memory and is tried again");

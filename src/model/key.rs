@@ -138,7 +138,7 @@ pub struct Key {
     pub hint: String,
     /// Newest first, at most [`OLD_VALUES`].
     pub old_values: Vec<OldValue>,
-    /// When somebody last reactivated or regenerated it: idleness counts from there.
+    /// When somebody last reactivated, regenerated or, once expired, revived it: idleness counts from there.
     pub renewed_at: Option<Timestamp>,
 }
 
@@ -187,6 +187,15 @@ impl Key {
         Ok(())
     }
 
+    /// Moves the date at which it expires. That can revive it.
+    pub fn set_expiry(&mut self, expires_at: Option<Timestamp>, now: Timestamp) {
+        let is_over = |at: Option<Timestamp>| at.is_some_and(|at| at <= now);
+        if is_over(self.expires_at) && !is_over(expires_at) {
+            self.renewed_at = Some(now);
+        }
+        self.expires_at = expires_at;
+    }
+
     /// Ends the grace of a replaced value: from now on it is as one that died at once. A clock that is set back does not revive it.
     pub fn end_grace(&mut self) -> Result<(), RevokedForGood> {
         for old in &mut self.unless_revoked()?.old_values {
@@ -195,7 +204,7 @@ impl Key {
         Ok(())
     }
 
-    /// Since when nobody has used it or cared for it: the latest of created, last admitted call, reactivated, regenerated.
+    /// Since when nobody has used it or cared for it: the latest of created, last admitted call, reactivated, regenerated, revived.
     pub fn idle_since(&self, last_used: Option<Timestamp>) -> Timestamp {
         self.created_at.max(self.renewed_at.unwrap_or(self.created_at)).max(last_used.unwrap_or(self.created_at))
     }
@@ -374,7 +383,17 @@ mod tests {
         assert!(!at(&k, Some(50), 599) && at(&k, Some(50), 600), "reactivating gives a fresh period");
         k.regenerate(SecretHash([2; 32]), "b".into(), Duration::ZERO, Timestamp(700)).unwrap();
         assert_eq!(k.idle_since(Some(Timestamp(50))), Timestamp(700));
-        assert!(!at(&Key { expires_at: Some(Timestamp(900)), ..k }, None, 1_000));
+        k.set_expiry(Some(Timestamp(900)), Timestamp(800));
+        assert!(!at(&k, None, 1_000), "it is refused already");
+        k.set_expiry(Some(Timestamp(950)), Timestamp(1_000));
+        assert_eq!(k.renewed_at, Some(Timestamp(700)), "another date that is over revives nothing");
+        for date in [Some(Timestamp(9_000)), None] {
+            let mut k = k.clone();
+            k.set_expiry(date, Timestamp(1_000));
+            assert!(!at(&k, None, 1_099) && at(&k, None, 1_100), "reviving gives a fresh period");
+            k.set_expiry(Some(Timestamp(8_000)), Timestamp(1_050));
+            assert_eq!(k.renewed_at, Some(Timestamp(1_000)), "moving a date ahead of time is no sign of life");
+        }
     }
 
     #[test]

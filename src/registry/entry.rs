@@ -1,8 +1,8 @@
 //! What a call reads about its key and machine. An entry never changes but for its latches: a change of the key puts
 //! another in its place. Machines sit in a cell of their own, shared by all their keys.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -31,6 +31,8 @@ pub struct Entry {
     /// each: what a caller is told of the one must not depend on the other.
     grace_over: AtomicBool,
     expired: AtomicBool,
+    /// Shared with the entries that stood for the same value before, for as long as calls hold them; made by the first change.
+    alike: OnceLock<Arc<()>>,
 }
 
 /// What a key narrows of its machine's rights; most keys narrow nothing.
@@ -57,6 +59,7 @@ impl Entry {
             narrowed: Narrowed::of(key, bucket).map(Box::new),
             grace_over: AtomicBool::new(false),
             expired: AtomicBool::new(false),
+            alike: OnceLock::new(),
         }
     }
 
@@ -75,12 +78,18 @@ impl Entry {
         let seen = |end: &AtomicBool| end.load(Ordering::Relaxed);
         *self.grace_over.get_mut() |= self.counts_until == before.counts_until && seen(&before.grace_over);
         *self.expired.get_mut() |= self.expires_at == before.expires_at && seen(&before.expired);
+        self.alike = before.alike.get_or_init(Arc::default).clone().into();
         self
     }
 
     /// Keeps in mind that the same date was seen to be over, on another value of the same key.
     pub(super) fn expires_like(&mut self, other: &Entry) {
         *self.expired.get_mut() |= self.expires_at == other.expires_at && other.expired.load(Ordering::Relaxed);
+    }
+
+    /// Whether a call holds this entry, which the registry holds as well, or one that stood for the same value before.
+    pub(super) fn is_held(self: &Arc<Entry>) -> bool {
+        Arc::strong_count(self) > 1 || self.alike.get().is_some_and(|alike| Arc::strong_count(alike) > 1)
     }
 
     /// Whether the value counts at `now`, and if not, why: in the published order of precedence. An end that is over stays over.

@@ -43,7 +43,7 @@ impl Desk {
             Change::DisableMachine(id) => self.switch_machine(id, false, asker),
             Change::DeleteMachine(id) => self.delete_machine(id, asker),
             Change::CreateKey(machine, new) => self.create_key(machine, new, asker, now),
-            Change::EditKey(id, edit) => self.change_key(id, asker, |key| apply_edit(key, edit)),
+            Change::EditKey(id, edit) => self.change_key(id, asker, |key| apply_edit(key, edit, now)),
             Change::DeactivateKey(id) => self.change_key(id, asker, Key::deactivate),
             Change::ReactivateKey(id) => self.change_key(id, asker, |key| key.reactivate(now)),
             Change::RevokeKey(id) => self.change_key(id, asker, |key| {
@@ -327,7 +327,7 @@ impl Verdict {
     }
 }
 
-fn apply_edit(key: &mut Key, edit: KeyEdit) -> Result<(), RevokedForGood> {
+fn apply_edit(key: &mut Key, edit: KeyEdit, now: Timestamp) -> Result<(), RevokedForGood> {
     let key = if edit.is_cosmetic() { key } else { key.unless_revoked()? };
     let KeyEdit { label, description, permissions, organizations, tier, allowed_ips, expires_at } = edit;
     set(&mut key.label, label);
@@ -336,7 +336,9 @@ fn apply_edit(key: &mut Key, edit: KeyEdit) -> Result<(), RevokedForGood> {
     set(&mut key.organizations, organizations);
     set(&mut key.tier, tier);
     set(&mut key.allowed_ips, allowed_ips);
-    set(&mut key.expires_at, expires_at);
+    if let Some(expires_at) = expires_at {
+        key.set_expiry(expires_at, now);
+    }
     Ok(())
 }
 

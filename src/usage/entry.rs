@@ -7,6 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::sums::{KeyUsage, LastUse, VerdictCounts};
+use super::watched::{Gap, MOST_GAPS, Watched};
 use crate::model::{BucketOwner, CalendarCounter, CalendarCounters, KeyId, MachineId, OperatorId, Timestamp, ValueMark, Verdict};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +17,7 @@ pub(super) enum Entry {
     Counters(BucketOwner, CalendarCounters),
     /// The last use of an operator's token.
     Operator(OperatorId, LastUse),
+    Watched(Watched),
 }
 
 /// A key whose values were not told apart, as version 0.1.0 wrote all of them.
@@ -26,6 +28,7 @@ const KEY_COUNTERS: u8 = 4;
 const OPERATOR: u8 = 5;
 /// A key with the last uses of two of its values.
 const KEY_VALUES: u8 = 6;
+const WATCHED: u8 = 7;
 
 /// Added to the kind of address of a use whose value is known.
 const MARKED: u8 = 0x10;
@@ -52,6 +55,17 @@ pub(super) fn write_operator(out: &mut Vec<u8>, id: OperatorId, last: &LastUse) 
     out.push(OPERATOR);
     out.extend_from_slice(&id.as_u128().to_be_bytes());
     write_use(out, Some(last));
+}
+
+pub(super) fn write_watched(out: &mut Vec<u8>, Watched { since, until, gaps }: &Watched) {
+    out.push(WATCHED);
+    write_signed(out, since.0);
+    write_signed(out, until.0);
+    write_number(out, gaps.len() as u64);
+    for Gap { from, until } in gaps {
+        write_signed(out, from.0);
+        write_signed(out, until.0);
+    }
 }
 
 /// The version of the address says that there is one.
@@ -138,6 +152,7 @@ fn read(from: &mut &[u8]) -> Option<Entry> {
         }
         [WITHOUT_KEY] => Some(Entry::WithoutKey(read_counts(from)?)),
         [OPERATOR] => Some(Entry::Operator(OperatorId::from_u128(u128::from_be_bytes(take(from)?)), read_use(from)??)),
+        [WATCHED] => Some(Entry::Watched(read_watched(from)?)),
         [tag @ (MACHINE_COUNTERS | KEY_COUNTERS)] => {
             let id = u128::from_be_bytes(take(from)?);
             let owner = match tag {
@@ -148,6 +163,14 @@ fn read(from: &mut &[u8]) -> Option<Entry> {
         }
         _ => None,
     }
+}
+
+fn read_watched(from: &mut &[u8]) -> Option<Watched> {
+    let (since, until) = (Timestamp(read_signed(from)?), Timestamp(read_signed(from)?));
+    let count = usize::try_from(read_number(from)?).ok().filter(|count| *count <= MOST_GAPS)?;
+    let mut gap = || Some(Gap { from: Timestamp(read_signed(from)?), until: Timestamp(read_signed(from)?) });
+    let gaps = (0..count).map(|_| gap()).collect::<Option<_>>()?;
+    Some(Watched { since, until, gaps })
 }
 
 fn read_use(from: &mut &[u8]) -> Option<Option<LastUse>> {
@@ -231,6 +254,10 @@ mod tests {
                 Entry::Key(KeyId::from_u128(id), KeyUsage { last_used, other_used, last_refused: refused.map(Timestamp), calls })
             }),
             counts().prop_map(Entry::WithoutKey),
+            (any::<i64>(), any::<i64>(), prop::collection::vec(any::<(i64, i64)>(), 0..3)).prop_map(|(since, until, gaps)| {
+                let gaps = gaps.into_iter().map(|(from, until)| Gap { from: Timestamp(from), until: Timestamp(until) }).collect();
+                Entry::Watched(Watched { since: Timestamp(since), until: Timestamp(until), gaps })
+            }),
             (any::<u128>(), any::<i64>(), any::<IpAddr>())
                 .prop_map(|(id, at, from)| Entry::Operator(OperatorId::from_u128(id), LastUse { at: Timestamp(at), from, value: None })),
             (any::<bool>(), any::<u128>(), counter.clone(), counter).prop_map(|(of_key, id, day, month)| {
@@ -248,6 +275,7 @@ mod tests {
                 Entry::WithoutKey(counts) => write_without_key(&mut out, counts),
                 Entry::Counters(owner, counters) => write_counters(&mut out, *owner, counters),
                 Entry::Operator(id, last) => write_operator(&mut out, *id, last),
+                Entry::Watched(watched) => write_watched(&mut out, watched),
             }
         }
         out

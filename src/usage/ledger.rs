@@ -7,8 +7,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::sums::{KeyUsage, VerdictCounts};
-use crate::model::KeyId;
 use crate::model::call::Record;
+use crate::model::{KeyId, Timestamp};
 
 /// One worker's notes. Its lock is taken by the worker at each call, and by whoever adds up for as long as it takes to turn
 /// the page, however much stands on it.
@@ -20,6 +20,8 @@ pub(super) struct Page {
     /// As many as keys were used since then.
     pub keys: HashMap<KeyId, KeyUsage, ById>,
     pub without_key: VerdictCounts,
+    /// The end of the call that was noted last.
+    pub until: Option<Timestamp>,
 }
 
 /// The other end of a [`Ledger`], for whoever adds up.
@@ -35,9 +37,9 @@ impl Notes {
         (Ledger(page.clone()), Notes { page, turned: Page::default() })
     }
 
-    /// What was noted since the last turn, to be emptied; and whether more can come.
-    pub fn turn(&mut self) -> (&mut Page, bool) {
-        let goes_on = match Arc::get_mut(&mut self.page) {
+    /// Turns the page, which was emptied. Answers whether more can come.
+    pub fn turn(&mut self) -> bool {
+        match Arc::get_mut(&mut self.page) {
             None => {
                 std::mem::swap(&mut *self.page.lock(), &mut self.turned);
                 true
@@ -47,8 +49,12 @@ impl Notes {
                 std::mem::swap(last.get_mut(), &mut self.turned);
                 false
             }
-        };
-        (&mut self.turned, goes_on)
+        }
+    }
+
+    /// What was noted until the last turn, to be emptied before the next.
+    pub fn turned(&mut self) -> &mut Page {
+        &mut self.turned
     }
 }
 
@@ -56,6 +62,7 @@ impl Ledger {
     /// Notes one call.
     pub fn record(&self, record: &Record) {
         let mut page = self.0.lock();
+        page.until = Some(record.ended.wall);
         match &record.caller {
             Some(caller) => page.keys.entry(caller.key).or_default().record(record),
             None => page.without_key.add(record.verdict, 1),

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use super::UsageError;
 use super::entry::{self, Entry};
 use super::sums::{KeyUsage, LastUse, VerdictCounts};
+use super::watched::Watched;
 use crate::model::{BucketOwner, CalendarCounters, KeyId, OperatorId};
 
 const NAME: &str = "usage.log";
@@ -44,11 +45,6 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Whether there is one in `dir`.
-    pub fn is_in(dir: &Path) -> bool {
-        dir.join(NAME).exists()
-    }
-
     /// Opens the log in `dir`, makes both where they do not exist, and hands every intact entry to `each`, in order.
     /// Answers how many bytes were damaged, a torn end not counted.
     pub fn open(dir: &Path, each: &mut dyn FnMut(Entry)) -> Result<(Log, u64), UsageError> {
@@ -182,6 +178,11 @@ impl<W: Write> Frames<W> {
 
     pub fn operator(&mut self, id: OperatorId, last: &LastUse) -> io::Result<()> {
         entry::write_operator(&mut self.entries, id, last);
+        self.close_if_full()
+    }
+
+    pub fn watched(&mut self, watched: &Watched) -> io::Result<()> {
+        entry::write_watched(&mut self.entries, watched);
         self.close_if_full()
     }
 

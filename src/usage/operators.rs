@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 
 use super::log::Frames;
-use super::sums::LastUse;
+use super::sums::{LastUse, is_leap};
 use crate::model::OperatorId;
 
 #[derive(Default)]
@@ -20,10 +20,10 @@ impl Operators {
         self.last.insert(id, last);
     }
 
-    /// Of two uses that end in another order than they began in, the later one stays.
+    /// Notes a use of just now. Of two that end in another order than they began in, the later one stays.
     pub fn note(&mut self, id: OperatorId, last: LastUse) {
         let known = self.last.entry(id).or_insert(last);
-        if known.at <= last.at {
+        if known.at <= last.at || is_leap(known.at, last.at) {
             *known = last;
             self.changed.insert(id);
         }
@@ -68,6 +68,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (first, second) = (OperatorId::from_u128(1), OperatorId::from_u128(2));
         let (usage, _) = Usage::open(dir.path()).unwrap();
+        // The wall clock had leapt ahead.
+        usage.operator_used(second, used(100 * 86_400_000));
         usage.operator_used(second, used(7));
         for n in 1..=2_000 {
             usage.operator_used(first, used(n));

@@ -1,6 +1,7 @@
 //! What is kept of calls once they are added up.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::model::call::Record;
 use crate::model::{Timestamp, ValueMark, Verdict};
@@ -28,11 +29,11 @@ pub struct KeyUsage {
 
 impl KeyUsage {
     pub(super) fn record(&mut self, record: &Record) {
-        let at = record.began.wall;
+        let (at, now) = (record.began.wall, record.ended.wall);
         if record.admitted {
-            self.used(LastUse { at, from: record.client.0, value: record.caller.as_ref().map(|caller| caller.value) });
+            self.used(LastUse { at, from: record.client.0, value: record.caller.as_ref().map(|caller| caller.value) }, now);
         } else {
-            self.last_refused = self.last_refused.max(Some(at));
+            self.refused(at, now);
         }
         self.calls.add(record.verdict, 1);
     }
@@ -42,17 +43,21 @@ impl KeyUsage {
         self.last_used.into_iter().chain(self.other_used.as_deref().copied())
     }
 
-    /// Adds what `later` counted; of two last uses of one value the later one stays.
-    pub(super) fn absorb(&mut self, later: &KeyUsage) {
-        later.uses().for_each(|last| self.used(last));
-        self.last_refused = self.last_refused.max(later.last_refused);
+    /// Adds what `later` counted, up to `now`; of two last uses of one value the later one stays.
+    pub(super) fn absorb(&mut self, later: &KeyUsage, now: Timestamp) {
+        later.uses().for_each(|last| self.used(last, now));
+        later.last_refused.into_iter().for_each(|at| self.refused(at, now));
         self.calls.absorb(&later.calls);
     }
 
-    fn used(&mut self, last: LastUse) {
+    fn refused(&mut self, at: Timestamp, now: Timestamp) {
+        self.last_refused = self.last_refused.filter(|known| *known > at && !is_leap(*known, now)).or(Some(at));
+    }
+
+    fn used(&mut self, last: LastUse, now: Timestamp) {
         match self.last_used {
-            Some(known) if known.at > last.at => {
-                if known.value != last.value && self.other_used.as_ref().is_none_or(|other| other.at <= last.at) {
+            Some(known) if known.at > last.at && !is_leap(known.at, now) => {
+                if known.value != last.value && self.other_used.as_ref().is_none_or(|other| other.at <= last.at || is_leap(other.at, now)) {
                     self.set_other(last);
                 }
             }
@@ -72,6 +77,13 @@ impl KeyUsage {
             None => self.other_used = Some(Box::new(last)),
         }
     }
+}
+
+/// Whether what is known of a time beyond `now` was noted while the wall clock had leapt ahead: it counts as older than all that follows.
+/// Workers read the clock each for itself, so that a little beyond is none.
+pub(super) fn is_leap(known: Timestamp, now: Timestamp) -> bool {
+    const CLOSE: Duration = Duration::from_secs(60);
+    known > now.plus(CLOSE)
 }
 
 /// Numbers of calls by verdict. Most keys know `ok` and little else, so that the others are kept only where there are any.
@@ -154,7 +166,7 @@ mod tests {
         };
         let (early, late) = (usage(1, "192.0.2.1", Some(9)), usage(5, "192.0.2.2", None));
         for (mut first, second) in [(early.clone(), late.clone()), (late, early)] {
-            first.absorb(&second);
+            first.absorb(&second, Timestamp(9));
             assert_eq!(first, usage(5, "192.0.2.2", Some(9)));
         }
     }
@@ -167,13 +179,31 @@ mod tests {
             let mut one_by_one = KeyUsage::default();
             let mut added_up = KeyUsage::default();
             for (at, value) in order {
-                one_by_one.used(used(at, value));
+                one_by_one.used(used(at, value), Timestamp(3));
                 let mut page = KeyUsage::default();
-                page.used(used(at, value));
-                added_up.absorb(&page);
+                page.used(used(at, value), Timestamp(3));
+                added_up.absorb(&page, Timestamp(3));
             }
             assert_eq!(one_by_one.uses().collect::<Vec<_>>(), [used(3, 1), used(2, 2)], "{order:?}");
             assert_eq!(added_up, one_by_one, "{order:?}");
         }
+    }
+
+    #[test]
+    fn a_use_in_a_leap_of_the_clock_is_older_than_the_next() {
+        const LEAP: i64 = 100 * 86_400_000;
+        let used = |at: i64, value: u32| LastUse { at: Timestamp(at), from: "192.0.2.1".parse().unwrap(), value: Some(ValueMark(value)) };
+        let mut usage = KeyUsage::default();
+        usage.used(used(LEAP, 1), Timestamp(LEAP));
+        usage.used(used(LEAP + 1, 2), Timestamp(LEAP + 1));
+        usage.refused(Timestamp(LEAP), Timestamp(LEAP));
+        usage.used(used(5, 1), Timestamp(6));
+        usage.refused(Timestamp(5), Timestamp(6));
+        assert_eq!((usage.last_used, usage.last_refused), (Some(used(5, 1)), Some(Timestamp(5))));
+        usage.used(used(7, 2), Timestamp(8));
+        assert_eq!(usage.uses().collect::<Vec<_>>(), [used(7, 2), used(5, 1)]);
+        // Of two workers, one may read its clock a little later, and an earlier call may end later.
+        usage.used(used(6, 2), Timestamp(6));
+        assert_eq!(usage.last_used, Some(used(7, 2)));
     }
 }

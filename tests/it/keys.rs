@@ -292,22 +292,116 @@ fn nothing_happens_to_idle_keys_unless_it_is_set() {
     assert_eq!((&admin.get(&url(&key))["idle"], admin.get("/v1/keys?idle=true")["data"].clone()), (&json!(false), json!([])));
 }
 
-#[test]
-fn a_key_whose_call_is_not_over_is_not_idle() {
+/// A gateway whose calls hang after their first byte. No deadline of a call itself ends it within a day.
+fn with_open_calls(keys: &str) -> (Upstream, Gateway) {
     let upstream = Upstream::answering(|_| Reply::ThenHang(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx".to_vec()));
-    // No deadline of the call itself shall end it.
-    let settings = gateway::settings(upstream.address).replace("idle: 2s", "idle: 1h").replace("write: 2s", "write: 1h");
-    let gateway = Gateway::with(format!("{settings}keys: {{deactivate_idle_after: 90d}}\n"), Clock::manual(NOON));
+    let settings = gateway::settings(upstream.address).replace("idle: 2s", "idle: 1d").replace("write: 2s", "write: 1d");
+    let gateway = Gateway::with(format!("{settings}keys: {keys}\n"), Clock::manual(NOON));
+    (upstream, gateway)
+}
+
+fn open_call(gateway: &Gateway, value: &Value) -> Connection {
+    let mut connection = gateway.connect();
+    connection.request("GET", "/v1/sensors", &[("X-API-Key", value.as_str().unwrap())], None);
+    assert!(connection.head().is_some_and(|head| head.contains("200")));
+    connection
+}
+
+#[test]
+fn a_key_whose_call_is_not_over_is_not_idle_whatever_was_edited_since() {
+    let (_upstream, gateway) = with_open_calls("{deactivate_idle_after: 1d}");
     let admin = Admin::of(&gateway);
     let machine = caller(&admin);
-    let (open, idle) = (admin.key(&machine, labelled("prod - open v1")), admin.key(&machine, labelled("prod - idle v1")));
-    let mut connection = gateway.connect();
-    connection.request("GET", "/v1/sensors", &[("X-API-Key", open["secret"].as_str().unwrap())], None);
-    assert!(connection.head().is_some_and(|head| head.contains("200")));
-    gateway.clock.step_wall(91 * 86_400_000);
-    gateway.wait(HOUR / 4);
+    let make = |label: &str| admin.key(&machine, labelled(label));
+    let (open, edited, idle) = (make("prod - open v1"), make("prod - edited v1"), make("prod - idle v1"));
+    let _calls = [open_call(&gateway, &open["secret"]), open_call(&gateway, &edited["secret"])];
+    admin.done("PATCH", &url(&edited), json!({"label": "prod - edited v2"}));
+    admin.done("PATCH", &url(&edited), json!({"label": "prod - edited v3"}));
+    // A day by the wall clock, and not quite one by the deadlines.
+    gateway.clock.step_wall(45_000);
+    gateway.wait(DAY - Duration::from_secs(30));
     eventually("the deactivation", || (status(&admin, &idle) == "inactive").then_some(()));
-    assert_eq!(status(&admin, &open), "active", "its call is still open");
+    assert_eq!((status(&admin, &open), status(&admin, &edited)), ("active".into(), "active".into()), "their calls are still open");
+}
+
+#[test]
+fn an_old_value_whose_call_is_not_over_is_not_safe_to_end() {
+    let (_upstream, gateway) = with_open_calls("{}");
+    let admin = Admin::of(&gateway);
+    let key = admin.key(&caller(&admin), labelled("prod - open v1"));
+    let made = admin.done("POST", &format!("{}/regenerate", url(&key)), json!({"grace": "30d"}));
+    let call = open_call(&gateway, &key["secret"]);
+    admin.done("PATCH", &url(&key), json!({"label": "prod - open v2"}));
+    drop(open_call(&gateway, &made["secret"]));
+    let shown = || admin.get(&url(&key));
+    eventually("the call with the new value", || (!shown()["value_last_used_at"].is_null()).then_some(()));
+    gateway.clock.step_wall(2 * 86_400_000);
+    assert_eq!(shown()["old_values"][0]["safe_to_end"], json!(false));
+    drop(call);
+    eventually("the end of the call", || (shown()["old_values"][0]["safe_to_end"] == json!(true)).then_some(()));
+}
+
+/// Time goes by until the gateway has looked and found this key idle.
+fn eventually_deactivated(gateway: &Gateway, admin: &Admin, key: &Value) {
+    eventually("the deactivation", || {
+        gateway.wait(HOUR / 4);
+        (status(admin, key) == "inactive").then_some(())
+    });
+}
+
+#[test]
+fn time_that_nobody_watched_makes_no_key_idle() {
+    let upstream = Upstream::plain();
+    for (story, is_off) in [("the wall clock leaps", false), ("the gateway is off", true)] {
+        let mut gateway = with_idle_keys(&upstream, "{deactivate_idle_after: 90d}");
+        let admin = Admin::of(&gateway);
+        let machine = caller(&admin);
+        let idle = admin.key(&machine, labelled("prod - idle v1"));
+        gateway.wait(80 * DAY);
+        let (busy, made) = (admin.key(&machine, labelled("prod - busy v1")), admin.key(&machine, labelled("prod - made v1")));
+        assert_eq!(call_anew(gateway.address(), &busy["secret"]).status, 200);
+        match is_off {
+            true => {
+                gateway.stop();
+                gateway.clock.advance(100 * DAY);
+                gateway.restart();
+            }
+            false => gateway.clock.step_wall(100 * 86_400_000),
+        }
+        gateway.wait(9 * DAY);
+        gateway.restart();
+        eventually_deactivated(&gateway, &admin, &idle);
+        assert_eq!((status(&admin, &busy), status(&admin, &made)), ("active".into(), "active".into()), "{story}");
+        gateway.wait(80 * DAY);
+        eventually_deactivated(&gateway, &admin, &busy);
+        eventually_deactivated(&gateway, &admin, &made);
+    }
+}
+
+#[test]
+fn what_nobody_could_use_was_not_left_unused() {
+    let upstream = Upstream::plain();
+    let gateway = with_idle_keys(&upstream, "{deactivate_idle_after: 90d}");
+    let admin = Admin::of(&gateway);
+    let machine = caller(&admin);
+    let other = admin.machine(json!({"name": "other"}));
+    let switch = |what: &str| admin.done("POST", &format!("/v1/machines/{}/{what}", text(&other["id"])), json!({}));
+    let expiring = admin.key(&machine, json!({"label": "prod - expiring v1", "expires_in": "30d"}));
+    let (first, disabled) = (admin.key(&machine, labelled("prod - first v1")), admin.key(&other, labelled("prod - disabled v1")));
+    switch("disable");
+    gateway.wait(30 * DAY);
+    let second = admin.key(&machine, labelled("prod - second v1"));
+    gateway.wait(70 * DAY);
+    eventually_deactivated(&gateway, &admin, &first);
+    assert_eq!((status(&admin, &expiring), status(&admin, &disabled)), ("expired".into(), "active".into()));
+    admin.done("PATCH", &url(&expiring), json!({"expires_in": "365d"}));
+    switch("enable");
+    gateway.wait(20 * DAY);
+    eventually_deactivated(&gateway, &admin, &second);
+    assert_eq!((status(&admin, &expiring), status(&admin, &disabled)), ("active".into(), "active".into()));
+    gateway.wait(70 * DAY);
+    eventually_deactivated(&gateway, &admin, &expiring);
+    eventually_deactivated(&gateway, &admin, &disabled);
 }
 
 #[test]
