@@ -10,8 +10,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -44,10 +44,13 @@ impl Embedded {
         // One at a time: two would remove what the other copies.
         let _alone = self.alone_with_files()?;
         let here = self.folder();
-        if is_below(to, here) {
-            return Err(refused(to, format_args!("it lies in the store's own folder {}; name a folder outside", here.display())));
+        // Where it leads can be told only when what is before it exists.
+        if to.components().any(|part| part == Component::ParentDir) {
+            return Err(refused(to, format_args!("it goes up with \"..\"; name the folder itself")));
         }
+        see_that_it_is_outside(to, here)?;
         disk::make_folder(to).map_err(|e| refused(to, format_args!("{e}")))?;
+        see_that_it_is_outside(to, here)?;
         let snapshot = {
             let mut journal = self.journal.lock();
             let made = self.snapshot(&mut journal, to, author);
@@ -152,8 +155,14 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let target = to.join(name);
     let expected = digest(from)?;
     if target.exists() {
-        let same = digest(&target)? == expected;
-        return if same { Ok(()) } else { Err(io::Error::other(format!("{} is there already and differs", target.display()))) };
+        if is_one_file(from, &target)? {
+            return Err(io::Error::other(format!("{} is the same file, not a copy of it", target.display())));
+        }
+        if digest(&target)? != expected {
+            return Err(io::Error::other(format!("{} is there already and differs", target.display())));
+        }
+        // Who put it there may not have waited for the disk.
+        return File::open(&target)?.sync_all();
     }
     let mut part = target.as_os_str().to_owned();
     part.push(".part");
@@ -166,6 +175,12 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(&part, &target)
 }
 
+/// Two names of one file, by a link or by a folder that is mounted twice.
+fn is_one_file(a: &Path, b: &Path) -> io::Result<bool> {
+    let (a, b) = (fs::metadata(a)?, fs::metadata(b)?);
+    Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
+}
+
 fn digest(path: &Path) -> io::Result<[u8; 32]> {
     let mut file = File::open(path)?;
     let (mut digest, mut bytes) = (Sha256::new(), vec![0; 256 * 1024]);
@@ -175,6 +190,13 @@ fn digest(path: &Path) -> io::Result<[u8; 32]> {
             read => digest.update(&bytes[..read]),
         }
     }
+}
+
+fn see_that_it_is_outside(to: &Path, here: &Path) -> Result<(), StoreError> {
+    if is_below(to, here) {
+        return Err(refused(to, format_args!("it lies in the store's own folder {}; name a folder outside", here.display())));
+    }
+    Ok(())
 }
 
 fn is_below(path: &Path, folder: &Path) -> bool {
