@@ -242,7 +242,7 @@ impl Journal {
             return Ok(());
         }
         for path in &self.leftovers {
-            remove(path)?;
+            disk::remove(path)?;
         }
         // Until then a power cut can bring them back.
         disk::sync_folder(&self.folder)?;
@@ -334,7 +334,7 @@ impl Journal {
             self.disk.sync(&file)
         });
         // A probe that stays behind disturbs nobody: the next one overwrites it, and a start reads only `.log` files.
-        remove(&path)?;
+        disk::remove(&path)?;
         tried
     }
 
@@ -376,11 +376,6 @@ fn goes_on(paths: &[PathBuf], last: Seq) -> Result<bool, StoreError> {
         }
     }
     Ok(false)
-}
-
-/// Removes a file that may not be there.
-fn remove(path: &Path) -> io::Result<()> {
-    std::fs::remove_file(path).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
 }
 
 fn begins_nowhere(folder: &Path, paths: &[PathBuf], before: Seq) -> StoreError {
