@@ -1,6 +1,7 @@
 //! Moving the older files of the journal out, so that they can leave the machine.
 //!
 //! In an order in which every step can be the last one:
+//! 0. The folder is tried: what is closed is copied there, and the file that is written as far as it goes. Nothing is said of it yet.
 //! 1. A [snapshot] of all records is written beside the journal and synced. Nothing knows of it yet.
 //! 2. A new file is begun, whose first line names the snapshot's digest. From here on the store can do without what is before.
 //! 3. Each older file is copied, synced and read back. All are still here.
@@ -8,18 +9,18 @@
 //!
 //! Changes wait during 1 and 2, calls never do: about 2 s at a million keys.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::draft::Draft;
 use super::effects::Failure;
 use super::embedded::Embedded;
-use super::journal::Journal;
+use super::journal::{Condition, Journal};
 use super::mirror::Mirror;
 use super::segment::Segment;
 use super::snapshot::{self, Facts, Snapshot, Unwritten};
@@ -44,10 +45,14 @@ impl Embedded {
         // One at a time: two would remove what the other copies.
         let _alone = self.alone_with_files()?;
         let here = self.folder();
-        if is_below(to, here) {
-            return Err(refused(to, format_args!("it lies in the store's own folder {}; name a folder outside", here.display())));
+        // Where it leads can be told only when what is before it exists.
+        if to.components().any(|part| part == Component::ParentDir) {
+            return Err(refused(to, format_args!("it goes up with \"..\"; name the folder itself")));
         }
+        see_that_it_is_outside(to, here)?;
         disk::make_folder(to).map_err(|e| refused(to, format_args!("{e}")))?;
+        see_that_it_is_outside(to, here)?;
+        self.try_out(to)?;
         let snapshot = {
             let mut journal = self.journal.lock();
             let made = self.snapshot(&mut journal, to, author);
@@ -59,6 +64,22 @@ impl Embedded {
         };
         let files = self.move_out(&snapshot, to)?;
         Ok(Archived { folder: to.to_owned(), files, first: Some(snapshot.before), records: snapshot.facts.records })
+    }
+
+    /// Copies what is closed, and for a trial the file that is written. A folder that cannot take them is refused before the journal says anything.
+    fn try_out(&self, to: &Path) -> Result<(), StoreError> {
+        let last = {
+            let journal = self.journal.lock();
+            let tail = journal.tail().seq;
+            let is_done = tail == 0 || journal.snapshot().is_some_and(|last| last.before == tail);
+            journal.files().last().filter(|_| !is_done).map(|(first, path, _)| (first, path.to_owned()))
+        };
+        let Some((first, last)) = last else { return Ok(()) };
+        for path in older_files(&self.folder().join("journal"), first + 1)? {
+            let tried = if path == last { try_to_copy(&path, to) } else { copy(&path, to) };
+            tried.map_err(|e| refused(to, format_args!("{}: {e}", path.display())))?;
+        }
+        Ok(())
     }
 
     /// The snapshot that the journal ends with, made if there is none; `None` for a journal without changes.
@@ -74,17 +95,37 @@ impl Embedded {
         let before = tail.seq + 1;
         let path = snapshot::path_of(journal.folder(), before);
         let facts = write(&mirror, journal, &path).map_err(|error| self.unwritten(&mirror, &path, error))?;
-        let base = journal.begin_after_snapshot()?;
-        let mut draft = Draft::new(&mirror, tail, base);
-        let told = json!({"snapshot": facts, "to": to.display().to_string()});
-        draft.note(author, "journal.archived", &told).map_err(|failure| self.explain(&mirror, failure))?;
-        self.store(journal, &mirror, draft)?;
         let snapshot = Snapshot { path, before, facts };
+        if let Err(error) = self.vouch(journal, &mirror, &snapshot, to, author) {
+            // A line that cannot be cut off now may still be there after a restart, and would name it.
+            if !matches!(journal.condition(), Condition::Unsure(_))
+                && let Err(second) = disk::remove(&snapshot.path)
+            {
+                tracing::debug!(error = %second, "a snapshot that no line names stays until the next start");
+            }
+            return Err(error);
+        }
         journal.rest_on(snapshot.clone());
         Ok(Some(snapshot))
     }
 
-    fn unwritten(&self, mirror: &std::sync::Arc<Mirror>, path: &Path, error: Unwritten) -> StoreError {
+    fn vouch(
+        &self,
+        journal: &mut Journal,
+        mirror: &Arc<Mirror>,
+        snapshot: &Snapshot,
+        to: &Path,
+        author: &Author,
+    ) -> Result<(), StoreError> {
+        let tail = journal.tail();
+        let base = journal.begin_after_snapshot()?;
+        let mut draft = Draft::new(mirror, tail, base);
+        let told = json!({"snapshot": snapshot.facts, "to": to.display().to_string()});
+        draft.note(author, "journal.archived", &told).map_err(|failure| self.explain(mirror, failure))?;
+        self.store(journal, mirror, draft)
+    }
+
+    fn unwritten(&self, mirror: &Arc<Mirror>, path: &Path, error: Unwritten) -> StoreError {
         match error {
             Unwritten::Disk(error) => StoreError::Unavailable(format!("{} cannot be written: {error}", path.display())),
             Unwritten::Failure(failure) => self.explain(mirror, failure),
@@ -121,7 +162,7 @@ impl Embedded {
 fn write(mirror: &Mirror, journal: &Journal, path: &Path) -> Result<Facts, Unwritten> {
     let new = path.with_extension("snapshot.new");
     let tail = journal.tail();
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    let file = disk::create_private(&new)?;
     let mut out = BufWriter::with_capacity(256 * 1024, &file);
     let facts = snapshot::write(mirror, tail.seq + 1, tail.state, &mut out)?;
     out.flush()?;
@@ -150,31 +191,61 @@ fn older_files(folder: &Path, first: Seq) -> Result<Vec<PathBuf>, StoreError> {
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let name = from.file_name().ok_or_else(|| io::Error::other("a file without a name"))?;
     let target = to.join(name);
-    let expected = digest(from)?;
+    let expected = disk::digest(from)?;
     if target.exists() {
-        let same = digest(&target)? == expected;
-        return if same { Ok(()) } else { Err(io::Error::other(format!("{} is there already and differs", target.display()))) };
+        if is_one_file(from, &target)? {
+            return Err(io::Error::other(format!("{} is the same file, not a copy of it", target.display())));
+        }
+        if disk::digest(&target)? != expected {
+            return Err(io::Error::other(format!("{} is there already and differs", target.display())));
+        }
+        // Who put it there may not have waited for the disk.
+        return File::open(&target)?.sync_all();
     }
-    let mut part = target.as_os_str().to_owned();
-    part.push(".part");
-    let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-    io::copy(&mut File::open(from)?, &mut out)?;
-    out.sync_all()?;
-    if digest(Path::new(&part))? != expected {
+    let part = part_of(&target);
+    write_part(from, &part)?;
+    if disk::digest(&part)? != expected {
         return Err(io::Error::other("the copy is not what was written"));
     }
     fs::rename(&part, &target)
 }
 
-fn digest(path: &Path) -> io::Result<[u8; 32]> {
-    let mut file = File::open(path)?;
-    let (mut digest, mut bytes) = (Sha256::new(), vec![0; 256 * 1024]);
-    loop {
-        match file.read(&mut bytes)? {
-            0 => return Ok(digest.finalize().into()),
-            read => digest.update(&bytes[..read]),
-        }
+/// Whether a file that still grows could be copied into a folder as it is now.
+fn try_to_copy(from: &Path, to: &Path) -> io::Result<()> {
+    let name = from.file_name().ok_or_else(|| io::Error::other("a file without a name"))?;
+    let target = to.join(name);
+    if target.exists() {
+        return copy(from, to);
     }
+    let part = part_of(&target);
+    let written = write_part(from, &part);
+    disk::remove(&part)?;
+    written
+}
+
+fn part_of(target: &Path) -> PathBuf {
+    let mut part = target.as_os_str().to_owned();
+    part.push(".part");
+    part.into()
+}
+
+fn write_part(from: &Path, part: &Path) -> io::Result<()> {
+    let mut out = disk::create_private(part)?;
+    io::copy(&mut File::open(from)?, &mut out)?;
+    out.sync_all()
+}
+
+/// Two names of one file, by a link or by a folder that is mounted twice.
+fn is_one_file(a: &Path, b: &Path) -> io::Result<bool> {
+    let (a, b) = (fs::metadata(a)?, fs::metadata(b)?);
+    Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
+}
+
+fn see_that_it_is_outside(to: &Path, here: &Path) -> Result<(), StoreError> {
+    if is_below(to, here) {
+        return Err(refused(to, format_args!("it lies in the store's own folder {}; name a folder outside", here.display())));
+    }
+    Ok(())
 }
 
 fn is_below(path: &Path, folder: &Path) -> bool {

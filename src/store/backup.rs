@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use super::embedded::Embedded;
 use super::head::Head;
 use super::journal::Journal;
-use super::{Seq, StoreError, disk, hex};
+use super::{Seq, StoreError, disk, hex, refill};
 use crate::model::Timestamp;
 
 const FIRST_LINE: &str = "octroi-backup 1\n";
@@ -95,6 +95,8 @@ impl Backup {
         let _lock = super::lock::take(folder)?;
         super::restore::refuse_unfinished(folder)?;
         let journal = Journal::read(&folder.join("journal"), std::sync::Arc::new(disk::Real), u64::MAX)?;
+        // An end that is cut or damaged is seen by the mirror alone, and that is not in the backup.
+        drop(refill::judge(folder, &journal)?);
         Backup::of(folder, &journal, now)
     }
 

@@ -18,7 +18,7 @@ use super::draft::Tail;
 use super::export::Exported;
 use super::head::Head;
 use super::line::{self, Facts, Fault};
-use super::segment::Reading;
+use super::segment::{self, Reading};
 use super::sum::Sum;
 use super::{Seq, StoreError};
 
@@ -87,15 +87,20 @@ pub fn files(origin: Tail, extents: &[Extent], noted: &[Head], known: Option<(&s
     check.known = known.map(|(_, head)| Judging::new(head));
     check.begin(origin.into());
     let mut state = origin.state;
+    let mut end = Path::new("");
     for extent in extents {
+        // What the next start throws away.
+        if segment::is_leftover(&extent.path, check.found.head.seq)? {
+            continue;
+        }
+        end = &extent.path;
         if check.found.flaw.is_none() {
             check.found.files += 1;
             check.file(extent, &mut state)?;
         }
     }
     if let Some((who, head)) = known {
-        let end = extents.last().map(|last| last.path.clone()).unwrap_or_default();
-        check.compare(who, head, &end);
+        check.compare(who, head, end);
     }
     Ok(check.finish())
 }
@@ -205,7 +210,7 @@ impl Check {
 
     fn header(&self, reading: &Reading<'_>, extent: &Extent, state: Sum) -> Result<(), String> {
         let line = reading.line().map_err(|fault| fault.to_string())?;
-        let header = super::segment::header_in(&line).map_err(|fault| fault.to_string())?;
+        let header = segment::header_in(&line).map_err(|fault| fault.to_string())?;
         let next = self.found.head.seq + 1;
         if header.journal > line::FORMAT {
             return Err(format!("it is written in format {} by a newer octroi: verify it with that", header.journal));
@@ -277,6 +282,10 @@ impl Check {
             self.found.unfinished = self.found.flaw.take();
         }
         if self.found.flaw.is_some() || kept == Some(true) {
+            return;
+        }
+        // Who stands before the first change that is here cannot tell.
+        if head.seq < self.begin.seq {
             return;
         }
         let last = self.found.head.seq;

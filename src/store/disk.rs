@@ -1,9 +1,11 @@
 //! The four things that the journal asks of a disk, behind a trait of their own so that tests can let the n-th of them fail.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+
+use sha2::{Digest, Sha256};
 
 /// Files are for the gateway's own user only: they hold the hashes of keys.
 const FILE_MODE: u32 = 0o600;
@@ -39,6 +41,29 @@ impl Disk for Real {
 
     fn cut(&self, file: &File, length: u64) -> io::Result<()> {
         file.set_len(length)
+    }
+}
+
+/// A new file for the gateway's own user. What stood there under this name is removed first: whoever made it may read it, or it leads elsewhere.
+pub fn create_private(path: &Path) -> io::Result<File> {
+    remove(path)?;
+    OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)
+}
+
+/// Removes a file that may not be there.
+pub fn remove(path: &Path) -> io::Result<()> {
+    std::fs::remove_file(path).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
+}
+
+/// SHA-256 of what a file holds.
+pub fn digest(path: &Path) -> io::Result<[u8; 32]> {
+    let mut file = File::open(path)?;
+    let (mut digest, mut bytes) = (Sha256::new(), vec![0; 256 * 1024]);
+    loop {
+        match file.read(&mut bytes)? {
+            0 => return Ok(digest.finalize().into()),
+            read => digest.update(&bytes[..read]),
+        }
     }
 }
 

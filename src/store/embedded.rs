@@ -112,13 +112,17 @@ impl Embedded {
         self.files.try_lock().ok_or_else(busy)
     }
 
-    /// Verifies the journal's files as they are on the disk, up to the last change that is acknowledged now.
+    /// Verifies the journal's files as they are on the disk, up to the last change that is acknowledged now, and the snapshot that they rest on.
     pub(super) fn check_files(&self, heads: &[Head]) -> Result<Verified, StoreError> {
-        let (origin, extents, tail) = {
+        let (origin, extents, tail, snapshot) = {
             let journal = self.journal.lock();
-            (journal.origin(), journal.extents(), journal.tail())
+            (journal.origin(), journal.extents(), journal.tail(), journal.snapshot().cloned())
         };
-        check::files(origin, &extents, heads, Some(("the running gateway", tail.into())))
+        let mut verified = check::files(origin, &extents, heads, Some(("the running gateway", tail.into())))?;
+        if let Some(snapshot) = snapshot.filter(|_| verified.flaw.is_none()) {
+            verified.flaw = snapshot.flaw()?;
+        }
+        Ok(verified)
     }
 
     pub(super) fn folder(&self) -> &Path {

@@ -18,7 +18,7 @@ use super::check::Extent;
 use super::disk::{self, Disk};
 use super::draft::Tail;
 use super::line::{self, FORMAT, Header, PLAIN_FORMAT};
-use super::segment::{Block, Damage, Segment};
+use super::segment::{self, Block, Damage, Segment};
 use super::snapshot::Snapshot;
 use super::{Seq, StoreError};
 
@@ -51,6 +51,8 @@ pub struct Journal {
     tail: Tail,
     damage: Option<Damage>,
     condition: Condition,
+    /// Files that were begun in vain. A change that they could have held must not be written while they are there.
+    leftovers: Vec<PathBuf>,
 }
 
 impl Journal {
@@ -61,12 +63,16 @@ impl Journal {
         let origin = begun.unwrap_or_else(Tail::start);
         let mut tail = origin;
         let mut segments: Vec<Segment> = Vec::new();
-        let mut found = None;
+        let (mut found, mut leftovers) = (None, Vec::new());
         for (i, path) in paths.iter().enumerate() {
+            if segment::is_leftover(path, tail.seq)? {
+                leftovers.push(path.clone());
+                continue;
+            }
             let (segment, damage) = Segment::read(path, &mut tail)?;
             match damage {
                 // A file is begun only when all before it is durable.
-                Some(damage) if damage.acknowledged || i + 1 < paths.len() => return Err(refuse(&damage)),
+                Some(damage) if damage.acknowledged || goes_on(&paths[i + 1..], tail.seq)? => return Err(refuse(&damage)),
                 damage => found = damage,
             }
             if !found.as_ref().is_some_and(Damage::is_whole) {
@@ -84,7 +90,8 @@ impl Journal {
             return Err(begins_nowhere(folder, &paths, origin.seq));
         }
         let folder = folder.to_owned();
-        Ok(Journal { folder, disk, segment_bytes, segments, file: None, origin, snapshot, tail, damage: found, condition: Condition::Good })
+        let (damage, condition) = (found, Condition::Good);
+        Ok(Journal { folder, disk, segment_bytes, segments, file: None, origin, snapshot, tail, damage, condition, leftovers })
     }
 
     /// What stood before the first line that is here.
@@ -126,7 +133,7 @@ impl Journal {
             Some(damage) => Some(self.cut_off(&damage).map_err(|e| unwritable(&damage.path, &e))?),
             None => None,
         };
-        self.remove_strays().map_err(|e| unwritable(&self.folder, &e))?;
+        self.remove_leftovers().and_then(|()| self.remove_strays()).map_err(|e| unwritable(&self.folder, &e))?;
         match self.segments.last() {
             Some(last) => {
                 let file = open_to_write(&last.path).map_err(|e| unwritable(&last.path, &e))?;
@@ -172,6 +179,7 @@ impl Journal {
         if let Condition::Unsure(why) = &self.condition {
             return Err(StoreError::Unavailable(why.clone()));
         }
+        self.remove_leftovers().map_err(|error| self.failing(&error))?;
         let end = self.segments.last().map_or(u64::MAX, |last| last.end);
         if end < self.segment_bytes {
             return Ok(end);
@@ -199,22 +207,47 @@ impl Journal {
         self.origin = origin;
     }
 
-    /// The file exists, with a header, for good, before anything is acknowledged in it. A leftover of an attempt that failed holds
-    /// nothing and is overwritten.
+    /// The file exists, with a header, for good, before anything is acknowledged in it. Of an attempt that fails nothing may stay: the next
+    /// change may go to the file before, and this one would then begin with a change that stands there already.
     fn begin_segment(&mut self, format: u32) -> io::Result<u64> {
+        self.remove_leftovers()?;
         let first = self.tail.seq + 1;
         let path = self.folder.join(format!("{first:08}.log"));
         let mut bytes = Vec::new();
         let header = Header { journal: format, first, state: self.tail.state.to_string() };
         line::encode(&self.tail.chain, &serde_json::to_vec(&header).map_err(io::Error::other)?, b"{}", &mut bytes);
-        let file = self.disk.create(&path)?;
-        self.disk.write(&file, &bytes, 0)?;
-        self.disk.sync(&file)?;
-        disk::sync_folder(&self.folder)?;
-        self.file = Some(file);
+        let begun = self.disk.create(&path).and_then(|file| {
+            self.disk.write(&file, &bytes, 0)?;
+            self.disk.sync(&file)?;
+            disk::sync_folder(&self.folder)?;
+            Ok(file)
+        });
+        match begun {
+            Ok(file) => self.file = Some(file),
+            Err(error) => {
+                self.leftovers.push(path);
+                if let Err(second) = self.remove_leftovers() {
+                    tracing::debug!(error = %second, "a file that could not be begun cannot be removed yet");
+                }
+                return Err(error);
+            }
+        }
         let end = bytes.len() as u64;
         self.segments.push(Segment::new(path, first, end));
         Ok(end)
+    }
+
+    fn remove_leftovers(&mut self) -> io::Result<()> {
+        if self.leftovers.is_empty() {
+            return Ok(());
+        }
+        for path in &self.leftovers {
+            disk::remove(path)?;
+        }
+        // Until then a power cut can bring them back.
+        disk::sync_folder(&self.folder)?;
+        self.leftovers.clear();
+        Ok(())
     }
 
     /// Makes a group durable: `bytes` are lines that begin at `starts`, and lead to `tail`. When this fails nothing of them is left, or
@@ -267,7 +300,7 @@ impl Journal {
             return;
         }
         if self.condition != Condition::Good {
-            match self.probe() {
+            match self.remove_leftovers().and_then(|()| self.probe()) {
                 Ok(()) => self.condition = Condition::Good,
                 Err(error) => drop(self.failing(&error)),
             }
@@ -301,7 +334,7 @@ impl Journal {
             self.disk.sync(&file)
         });
         // A probe that stays behind disturbs nobody: the next one overwrites it, and a start reads only `.log` files.
-        std::fs::remove_file(&path).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
+        disk::remove(&path)?;
         tried
     }
 
@@ -329,11 +362,20 @@ pub fn files_in(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     }
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
-        let first = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".log")).and_then(|n| n.parse::<Seq>().ok());
-        files.extend(first.map(|first| (first, path)));
+        files.extend(segment::named(&path).map(|first| (first, path)));
     }
     files.sort();
     Ok(files.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Whether the journal goes on in any of these files after change `last`.
+fn goes_on(paths: &[PathBuf], last: Seq) -> Result<bool, StoreError> {
+    for path in paths {
+        if !segment::is_leftover(path, last)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn begins_nowhere(folder: &Path, paths: &[PathBuf], before: Seq) -> StoreError {

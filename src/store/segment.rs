@@ -129,6 +129,20 @@ impl Segment {
     }
 }
 
+/// The number that a file of the journal has in its name.
+pub fn named(path: &Path) -> Option<Seq> {
+    path.file_name()?.to_str()?.strip_suffix(".log")?.parse().ok()
+}
+
+/// Whether this is what is left of an attempt to begin a file: it has no line, and the files before it go on to `last`, beyond its first one.
+pub fn is_leftover(path: &Path, last: Seq) -> Result<bool, StoreError> {
+    if named(path).is_none_or(|first| first > last) {
+        return Ok(false);
+    }
+    let mut reading = Reading::open(path)?;
+    Ok(!(reading.next_line()? && reading.next_line()?))
+}
+
 fn follows(tail: &mut Tail, line: &Line<'_>) -> Result<(), Fault> {
     if tail.chain.after(line.public, line.private) != line.chain {
         return Err(Fault::Chain);

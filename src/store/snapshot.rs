@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::check::Flaw;
 use super::draft::Tail;
 use super::effects::{self, Base, Effects, Failure, Standing};
 use super::mirror::{self, Broken, Mirror, Tombstone};
@@ -25,7 +26,7 @@ use super::records::StoredOp;
 use super::refill::Stuck;
 use super::segment::{Reading, header_in};
 use super::sum::Sum;
-use super::{Seq, StoreError, Subject, hex};
+use super::{Seq, StoreError, Subject, disk, hex};
 
 const FORMAT: u32 = 1;
 /// Records that are held in memory while a snapshot is read.
@@ -127,6 +128,16 @@ impl Snapshot {
             return Err(self.damaged(&format!("it is not what change {} of the journal says it is", self.before)).into());
         }
         Ok(())
+    }
+
+    /// What is wrong with it, byte by byte, told of the line that vouches for it.
+    pub fn flaw(&self) -> Result<Option<Flaw>, StoreError> {
+        let unreadable = |e| StoreError::Unavailable(format!("{} cannot be read: {e}", self.path.display()));
+        if hex::encode(&disk::digest(&self.path).map_err(unreadable)?) == self.facts.sha256 {
+            return Ok(None);
+        }
+        let why = format!("{} beside it, all records as they were before, is not the snapshot that it names", self.path.display());
+        Ok(Some(Flaw { file: self.path.with_extension("log"), line: 2, seq: Some(self.before), why }))
     }
 
     fn header(&self, bytes: &[u8]) -> Result<Header, StoreError> {

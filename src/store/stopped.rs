@@ -26,9 +26,18 @@ pub struct Stopped {
 pub fn verify_journal(folder: &Path, heads: &[Head]) -> Result<Stopped, StoreError> {
     lock::see_that_it_is_free(folder)?;
     restore::refuse_unfinished(folder)?;
-    let known = mirror_head(&folder.join("sled"));
-    let verified = files(folder, heads, known.as_ref().ok().copied())?;
-    Ok(Stopped { verified, mirror: known.err() })
+    let sled = folder.join("sled");
+    let known = mirror_head(&sled);
+    let verified = files(folder, heads, known.as_ref().ok().copied().flatten())?;
+    let mirror = match known {
+        Err(why) => Some(why),
+        Ok(None) if verified.head.seq > 0 => Some(format!("{} holds nothing", sled.display())),
+        Ok(Some(head)) if head.seq + 1 < verified.first => {
+            Some(format!("{} stands at change {}, and what is here begins with change {}", sled.display(), head.seq, verified.first))
+        }
+        Ok(_) => None,
+    };
+    Ok(Stopped { verified, mirror })
 }
 
 /// Verifies the files in a store's folder. `known` is how far the mirror beside them stands.
@@ -41,7 +50,12 @@ pub fn files(folder: &Path, heads: &[Head], known: Option<Head>) -> Result<Verif
     let origin = origin(&paths)?;
     let extents: Vec<Extent> = paths.into_iter().map(|path| Extent { path, end: u64::MAX }).collect();
     let mut verified = check::files(origin, &extents, heads, known.map(|head| ("the mirror beside it", head)))?;
-    if verified.flaw.is_none() && origin.seq > 0 && !is_vouched_for(&extents)? {
+    if verified.flaw.is_some() {
+        return Ok(verified);
+    }
+    if let Some(snapshot) = newest_snapshot(&extents)? {
+        verified.flaw = snapshot.flaw()?;
+    } else if origin.seq > 0 {
         let why = format!("the files before change {} are missing, and no entry vouches for the snapshot beside this one", origin.seq + 1);
         verified.flaw = extents.first().map(|first| Flaw { file: first.path.clone(), line: 1, seq: None, why });
     }
@@ -55,24 +69,25 @@ fn origin(paths: &[PathBuf]) -> Result<Tail, StoreError> {
     Ok(before.filter(|_| may_rest).unwrap_or_else(Tail::start))
 }
 
-fn is_vouched_for(extents: &[Extent]) -> Result<bool, StoreError> {
-    for extent in extents {
-        if Snapshot::vouched_for(&extent.path)?.is_some() {
-            return Ok(true);
+/// The one that a start would fill a mirror from.
+fn newest_snapshot(extents: &[Extent]) -> Result<Option<Snapshot>, StoreError> {
+    for extent in extents.iter().rev() {
+        if let Some(snapshot) = Snapshot::vouched_for(&extent.path)? {
+            return Ok(Some(snapshot));
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
-/// Up to where the mirror stands. Sled writes as it opens, so it is given a copy.
-fn mirror_head(sled: &Path) -> Result<Head, String> {
+/// Up to where the mirror stands; `None` for one that holds nothing and so knows nothing. Sled writes as it opens, so it is given a copy.
+fn mirror_head(sled: &Path) -> Result<Option<Head>, String> {
     if !sled.exists() {
         return Err(format!("there is none at {}", sled.display()));
     }
     let copy = Copy::of(sled).map_err(|e| format!("{} cannot be copied to be read: {e}", sled.display()))?;
     let unreadable = |Broken(why)| format!("{} cannot be read: {why}", sled.display());
     let applied = Mirror::open(&copy.0).and_then(|mirror| mirror.applied()).map_err(unreadable)?;
-    Ok(applied.map_or(Head::START, Head::from))
+    Ok(applied.map(Head::from))
 }
 
 /// A folder's content in another place, for as long as this lives. Only its owner may read it: it holds hashes.

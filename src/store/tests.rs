@@ -2,6 +2,7 @@
 //! is either repaired and told, or refused by name.
 
 mod archived;
+mod archiving;
 mod care;
 mod damage;
 mod faults;

@@ -238,3 +238,44 @@ fn an_end_that_was_never_acknowledged_is_told_and_is_no_flaw() {
     assert!(store.notices().iter().any(|notice| notice.contains("cut an unacknowledged tail")), "{:?}", store.notices());
     assert!(store.verify(&[good.head]).unwrap().is_good());
 }
+
+#[test]
+fn a_flipped_bit_in_the_snapshot_is_found() {
+    let case = archived();
+    let log = case.at().join(format!("journal/{:08}.log", case.first()));
+    let snapshot = log.with_extension("snapshot");
+    let mut bytes = fs::read(&snapshot).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&snapshot, bytes).unwrap();
+    let store = open(&case.at());
+    let online = store.verify(&[]).unwrap().flaw.unwrap();
+    assert_eq!((&online.file, online.line, online.seq), (&log, 2, Some(case.first())), "{online}");
+    assert!(online.why.contains("is not the snapshot that it names"), "{online}");
+    assert!(store.verify_whole().unwrap_err().to_string().contains(&online.to_string()));
+    drop(store);
+    assert_eq!(verify_journal(&case.at(), &[]).unwrap().verified.flaw, Some(online));
+}
+
+#[test]
+fn a_mirror_older_than_what_is_here_is_no_sign_of_a_cut_end() {
+    let case = archived();
+    let (young, begun) = (case.folder.path().join("young"), case.folder.path().join("begun"));
+    copy_folder(&case.folder.path().join("old"), &begun.join("journal"));
+    fs::remove_file(begun.join("journal").join(last_log(&begun))).unwrap();
+    let store = open(&begun);
+    let behind = store.head(None).unwrap().unwrap();
+    drop(store);
+    copy_folder(&case.at().join("journal"), &young.join("journal"));
+    copy_folder(&begun.join("sled"), &young.join("sled"));
+    let found = verify_journal(&young, &[]).unwrap();
+    assert!(found.verified.is_good(), "{:?}", found.verified);
+    let why = found.mirror.unwrap();
+    assert!(why.contains(&format!("stands at change {}, and what is here begins with change {}", behind.seq, case.first())), "{why}");
+    assert_holds(&open(&young), &case.world);
+}
+
+fn last_log(at: &Path) -> PathBuf {
+    let names = fs::read_dir(at.join("journal")).unwrap().map(|e| PathBuf::from(e.unwrap().file_name()));
+    names.filter(|name| name.extension().is_some_and(|kind| kind == "log")).max().unwrap()
+}

@@ -438,3 +438,22 @@ proptest! {
         prop_assert_eq!(offline.records, world.records());
     }
 }
+
+#[test]
+fn a_backup_lacks_no_change_that_the_mirror_knows_of() {
+    let folder = tempdir().unwrap();
+    let store = Embedded::open(folder.path()).unwrap();
+    told(&store, &story(20));
+    let tail = store.head(None).unwrap().unwrap();
+    drop(store);
+    assert_eq!(Backup::of_stopped(folder.path(), NOW).unwrap().manifest.head, tail);
+    let log = folder.path().join("journal/00000001.log");
+    let mut bytes = fs::read(&log).unwrap();
+    let last = bytes.len() - 10;
+    bytes[last] ^= 1;
+    fs::write(&log, bytes).unwrap();
+    let told = |error: Option<StoreError>| error.unwrap().to_string();
+    let why = told(Backup::of_stopped(folder.path(), NOW).err());
+    assert!(why.contains(&format!("change {} was acknowledged", tail.seq)), "{why}");
+    assert_eq!(why, told(Embedded::open(folder.path()).err()), "as a start says it");
+}

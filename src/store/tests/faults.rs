@@ -1,4 +1,4 @@
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use tempfile::tempdir;
 
 use super::world::*;
+use crate::model::Timestamp;
 use crate::store::disk::{Disk, Real};
 use crate::store::mirror::Broken;
-use crate::store::{Embedded, Health, Store, StoreError};
+use crate::store::{Author, Embedded, Health, Store, StoreError, verify_journal, verify_store};
 
 /// A disk that fails from its n-th use on, for so many uses.
 #[derive(Default)]
@@ -58,16 +59,34 @@ impl Disk for Faulty {
     }
 }
 
-/// Runs a story on a disk that fails, recovering after each refusal, and says whether anything failed.
+/// What a disk that fails did to it is told, and is no refusal.
+fn archive(store: &Embedded, to: &Path) -> Result<(), String> {
+    let author = Author { time: Timestamp(1_800_000_000_000), actor: "offline:0".into(), address: None, reason: None };
+    match store.archive(to, &author) {
+        Ok(_) => Ok(()),
+        Err(StoreError::Unavailable(why)) => {
+            assert_eq!(store.health(), Health::Refusing(why.clone()));
+            Err(why)
+        }
+        Err(StoreError::Unusable(why) | StoreError::Refused(why)) => panic!("{why}"),
+    }
+}
+
+/// Runs a story, with an archiving in it, on a disk that fails, recovering after each refusal, and says whether anything failed.
 fn run(from: u32, failures: u32, whole: bool) -> bool {
     let disk = Arc::new(Faulty { whole: whole.into(), ..Faulty::default() });
     let folder = tempdir().unwrap();
+    let old = tempdir().unwrap();
     let store = Embedded::open_on(folder.path(), disk.clone(), 2500).unwrap();
     disk.from.store(disk.used.load(Ordering::Relaxed) + from, Ordering::Relaxed);
     disk.until.store(disk.from.load(Ordering::Relaxed) + failures, Ordering::Relaxed);
     let mut world = World::default();
     let mut refused = 0;
-    for action in story(14) {
+    for (n, action) in story(14).into_iter().enumerate() {
+        if n == 7 && archive(&store, old.path()).is_err() {
+            refused += 1;
+            store.recover();
+        }
         let mut next = world.clone();
         let Some(entry) = next.act(action) else { continue };
         match store.commit(vec![entry]) {
@@ -93,7 +112,7 @@ fn run(from: u32, failures: u32, whole: bool) -> bool {
     }
     store.commit(vec![world.act(Action::CreateMachine).unwrap()]).unwrap();
     let pages = journal(&store, None, usize::MAX).unwrap();
-    assert_eq!(pages.len() as u64, pages[0]["seq"].as_u64().unwrap(), "{context}");
+    assert_eq!(Some(pages.len() as u64 + store.origin().seq), pages[0]["seq"].as_u64(), "{context}");
     drop(store);
     let store = Embedded::open(folder.path()).unwrap();
     assert_holds(&store, &world.settled());
@@ -107,6 +126,80 @@ fn whichever_use_of_the_disk_fails_what_was_answered_is_true() {
         let failed = (0..40).filter(|n| run(*n, failures, whole)).count();
         assert!(failed > 25, "{failed}");
     }
+}
+
+/// Lets the start of each file fail that has not this name, and leaves there what is hard to remove.
+struct Stubborn;
+
+impl Disk for Stubborn {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        match path.file_name().and_then(|name| name.to_str()) {
+            Some("00000001.log" | "probe") => Real.create(path),
+            _ => fs::create_dir(path).and_then(|()| Faulty::error(EIO)),
+        }
+    }
+
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        Real.write(file, bytes, offset)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        Real.sync(file)
+    }
+
+    fn cut(&self, file: &File, length: u64) -> io::Result<()> {
+        Real.cut(file, length)
+    }
+}
+
+#[test]
+fn nothing_is_written_while_a_file_that_was_begun_in_vain_is_there() {
+    let (folder, old) = (tempdir().unwrap(), tempdir().unwrap());
+    let store = Embedded::open_on(folder.path(), Arc::new(Stubborn), 1 << 20).unwrap();
+    let mut world = told(&store, &story(6)).pop().unwrap();
+    let last = store.head(None).unwrap().unwrap().seq;
+    archive(&store, old.path()).unwrap_err();
+    let begun = folder.path().join(format!("journal/{:08}.log", last + 1));
+    assert!(begun.is_dir());
+    store.recover();
+    let entry = world.clone().act(Action::CreateMachine).unwrap();
+    assert!(matches!(store.commit(vec![entry]), Err(StoreError::Unavailable(_))));
+    assert_ne!(store.health(), Health::Ready);
+    fs::remove_dir(&begun).unwrap();
+    store.recover();
+    assert_eq!(store.health(), Health::Ready);
+    store.commit(vec![world.act(Action::CreateMachine).unwrap()]).unwrap();
+    drop(store);
+    assert_holds(&Embedded::open(folder.path()).unwrap(), &world.settled());
+}
+
+#[test]
+fn a_file_that_was_begun_in_vain_does_not_keep_a_store_from_starting() {
+    let folder = tempdir().unwrap();
+    let store = Embedded::open(folder.path()).unwrap();
+    let mut world = told(&store, &story(10)).pop().unwrap();
+    let tail = store.head(None).unwrap().unwrap();
+    drop(store);
+    let log = folder.path().join("journal/00000001.log");
+    let (begun, later) = (folder.path().join("journal/00000006.log"), folder.path().join(format!("journal/{:08}.log", tail.seq)));
+    let header = fs::read(&log).unwrap().split_inclusive(|b| *b == b'\n').next().unwrap().to_vec();
+    for (whole, torn) in [(&header[..], &header[..0]), (&header[..9], &header[..])] {
+        fs::write(&begun, whole).unwrap();
+        fs::write(&later, torn).unwrap();
+        let found = verify_journal(folder.path(), &[tail]).unwrap().verified;
+        assert!(found.is_good() && found.files == 1, "{found:?}");
+        verify_store(folder.path()).unwrap();
+        let store = Embedded::open(folder.path()).unwrap();
+        assert!(!begun.exists() && !later.exists());
+        assert_holds(&store, &world.settled());
+    }
+    // One line more, and it is another journal's.
+    fs::write(&begun, [&header[..], b"x"].concat()).unwrap();
+    assert!(matches!(Embedded::open(folder.path()), Err(StoreError::Unusable(_))));
+    assert!(!verify_journal(folder.path(), &[]).unwrap().verified.is_good());
+    fs::remove_file(&begun).unwrap();
+    let store = Embedded::open(folder.path()).unwrap();
+    store.commit(vec![world.act(Action::CreateMachine).unwrap()]).unwrap();
 }
 
 #[test]

@@ -12,7 +12,9 @@ use crate::model::{KeyId, MachineId, OperatorId, Timestamp};
 use crate::store::check::{self, Extent, Verified};
 use crate::store::draft::Tail;
 use crate::store::history::Trace;
-use crate::store::{About, Embedded, Filter, Head, Seq, Store, StoreError, Subject, disk, history, mirror, verify_export, verify_journal};
+use crate::store::{
+    About, Embedded, Filter, Head, Seq, Store, StoreError, Subject, disk, history, mirror, verify_export, verify_journal, verify_store,
+};
 
 const LOG: &str = "journal/00000001.log";
 
@@ -269,7 +271,28 @@ fn an_end_cut_at_any_line_is_told_by_the_mirror_and_by_a_head() {
         let kept: Vec<bool> = alone.verified.heads.iter().map(|judged| judged.missing.is_none()).collect();
         assert_eq!(kept, [n >= 1, false], "cut after change {n}");
         assert!(!alone.verified.is_good());
+        // Nor does one that holds nothing.
+        fs::create_dir(cut.path().join("sled")).unwrap();
+        let empty = verify_journal(cut.path(), &[first, last]).unwrap();
+        assert_eq!((empty.verified, empty.mirror.is_some()), (alone.verified, n > 0), "{:?}", empty.mirror);
     }
+}
+
+#[test]
+fn a_mirror_that_holds_nothing_says_so() {
+    let (folder, store, _) = store_with(12);
+    drop(store);
+    let sled = folder.path().join("sled");
+    fs::remove_dir_all(&sled).unwrap();
+    fs::create_dir(&sled).unwrap();
+    let found = verify_journal(folder.path(), &[]).unwrap();
+    assert_eq!(found.mirror, Some(format!("{} holds nothing", sled.display())));
+    assert_eq!(verify_store(folder.path()).unwrap().notes, ["sled holds nothing; the next start fills it from the journal"]);
+    // As does that of a store without changes, which is nothing to tell.
+    let fresh = tempdir().unwrap();
+    drop(Embedded::open(fresh.path()).unwrap());
+    let found = verify_journal(fresh.path(), &[]).unwrap();
+    assert_eq!((found.verified.is_good(), found.mirror), (true, None));
 }
 
 #[test]
