@@ -65,7 +65,7 @@ fn is_vouched_for(extents: &[Extent]) -> Result<bool, StoreError> {
 }
 
 /// Up to where the mirror stands. Sled writes as it opens, so it is given a copy.
-fn mirror_head(sled: &Path) -> Result<Head, String> {
+pub fn mirror_head(sled: &Path) -> Result<Head, String> {
     if !sled.exists() {
         return Err(format!("there is none at {}", sled.display()));
     }
@@ -76,10 +76,14 @@ fn mirror_head(sled: &Path) -> Result<Head, String> {
 }
 
 /// A folder's content in another place, for as long as this lives. Only its owner may read it: it holds hashes.
-struct Copy(PathBuf);
+pub struct Copy(PathBuf);
 
 impl Copy {
-    fn of(folder: &Path) -> io::Result<Copy> {
+    pub fn place(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn of(folder: &Path) -> io::Result<Copy> {
         let name = format!("octroi-verify-{}", std::process::id());
         let places = (0..1_000).map(|n| std::env::temp_dir().join(format!("{name}-{n}")));
         let mut taken = io::Error::from(io::ErrorKind::AlreadyExists);
