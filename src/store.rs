@@ -19,6 +19,7 @@ mod journal;
 mod line;
 mod lock;
 mod mirror;
+mod noted;
 mod records;
 mod refill;
 mod restore;

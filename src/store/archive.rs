@@ -91,7 +91,7 @@ impl Embedded {
         if let Some(last) = journal.snapshot().filter(|last| last.before == tail.seq) {
             return Ok(Some(last.clone()));
         }
-        let mirror = self.serving()?;
+        let mirror = self.changing()?;
         let before = tail.seq + 1;
         let path = snapshot::path_of(journal.folder(), before);
         let facts = write(&mirror, journal, &path).map_err(|error| self.unwritten(&mirror, &path, error))?;

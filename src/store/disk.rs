@@ -11,6 +11,9 @@ use sha2::{Digest, Sha256};
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 
+/// EIO, ENOSPC, EROFS, EDQUOT: the disk's own, which say nothing of what is on it.
+const OWN_ERRORS: [i32; 4] = [5, 28, 30, 122];
+
 /// What a commit does to files.
 pub trait Disk: Send + Sync + 'static {
     /// A new empty file; what stood there under this name is gone.
@@ -65,6 +68,12 @@ pub fn digest(path: &Path) -> io::Result<[u8; 32]> {
             read => digest.update(&bytes[..read]),
         }
     }
+}
+
+/// Whether the words of an error, as they are shown or as a panic has them, name one that is the disk's own.
+pub fn told_by(words: &str) -> bool {
+    let forms = |number: &i32| [format!("os error {number})"), format!("Os {{ code: {number},")];
+    OWN_ERRORS.iter().flat_map(forms).any(|form| words.contains(&form))
 }
 
 /// Makes a folder, and those above it, that survive a power cut.

@@ -4,6 +4,7 @@
 //! lock      held while a process uses the folder; its number is in it
 //! journal/  the truth
 //! sled/     the mirror: can be thrown away at any time
+//! head      how far the journal stood when it was last started or stopped
 //! ```
 
 use std::fs::File;
@@ -24,8 +25,8 @@ use super::lock;
 use super::mirror::{self, Broken, Mirror};
 use super::records::Unreadable;
 use super::refill::{self, Found};
-use super::restore;
 use super::{Author, Entry, Health, Kept, Record, Seq, Store, StoreError, Subject};
+use super::{noted, restore};
 use crate::model::{Key, KeyId, Machine, MachineId, Operator, OperatorId};
 
 /// The store that a single gateway keeps in a folder of its own.
@@ -72,29 +73,28 @@ impl Embedded {
         disk::make_folder(&journal_folder).map_err(unusable)?;
         tidy(folder, &mut notices);
         let mut journal = Journal::read(&journal_folder, disk, segment_bytes)?;
-        let kept = refill::judge(folder, &journal)?;
-        notices.extend(journal.settle()?);
-        let mirror = match kept {
-            Found::Usable { mirror, sum, applied } => match refill::catch_up(&mirror, &journal, applied, sum) {
-                Ok(()) => {
-                    notices.extend(refill::caught_up(&folder.join("sled"), &journal, applied));
-                    mirror
-                }
-                Err(refill::Stuck::Mirror(Broken(why))) => {
-                    drop(mirror);
-                    refill::anew(folder, &journal, &why, &mut notices)?
-                }
-                Err(refill::Stuck::Journal(error)) => return Err(error),
-            },
-            Found::Missing => refill::fill(folder, &journal, &mut notices)?,
-            Found::Damaged(Broken(why)) => refill::anew(folder, &journal, &why, &mut notices)?,
+        let found = refill::judge(folder, &journal)?;
+        if let Found::Unreachable(_) = &found {
+            refill::judge_by_copy(folder, &journal)?;
+        }
+        let (mirror, trouble) = match settle(&mut journal, &mut notices).and_then(|()| {
+            // Only a mirror that is made anew cannot do without.
+            let _ = noted::write(folder, &journal);
+            refill::bring(found, folder, &journal, &mut notices)
+        }) {
+            Err(StoreError::Unavailable(why)) if disk::told_by(&why) && journal.files().next().is_some() => {
+                let why = format!("{why}; memory was filled from the journal");
+                notices.push(format!("store: {why}; changes are refused until the disk can be written"));
+                (refill::stand_in(&journal)?, Some(why))
+            }
+            brought => (brought?, None),
         };
         tidy(folder, &mut notices);
         Ok(Embedded {
             folder: folder.to_owned(),
             journal: Mutex::new(journal),
             mirror: RwLock::new(Slot::Serving(Arc::new(mirror))),
-            trouble: Mutex::default(),
+            trouble: Mutex::new(Trouble { journal: None, mirror: trouble }),
             notices: Mutex::new(notices),
             files: Mutex::default(),
             _lock: lock,
@@ -136,6 +136,15 @@ impl Embedded {
         }
     }
 
+    /// The mirror for who wants to change something: what stands in for one takes no changes.
+    pub(super) fn changing(&self) -> Result<Arc<Mirror>, StoreError> {
+        let mirror = self.serving()?;
+        if mirror.is_in_memory() {
+            return Err(StoreError::Unavailable(self.trouble.lock().mirror.clone().unwrap_or_default()));
+        }
+        Ok(mirror)
+    }
+
     /// Asks the mirror; one that fails serves no longer.
     fn ask<T>(&self, question: impl FnOnce(&Mirror) -> Result<T, Failure>) -> Result<T, StoreError> {
         let mirror = self.serving()?;
@@ -166,7 +175,7 @@ impl Embedded {
     }
 
     fn commit_to(&self, journal: &mut Journal, group: &[Entry]) -> Result<Vec<Seq>, StoreError> {
-        let mirror = self.serving()?;
+        let mirror = self.changing()?;
         let base = journal.begin()?;
         let mut draft = Draft::new(&mirror, journal.tail(), base);
         let seqs = group.iter().map(|entry| draft.add(entry)).collect::<Result<Vec<Seq>, Failure>>();
@@ -189,7 +198,7 @@ impl Embedded {
     /// Adds a line about the store itself.
     pub(super) fn note(&self, author: &Author, what: &str, told: &serde_json::Value) -> Result<Seq, StoreError> {
         let mut journal = self.journal.lock();
-        let mirror = self.serving()?;
+        let mirror = self.changing()?;
         let base = journal.begin()?;
         let mut draft = Draft::new(&mirror, journal.tail(), base);
         let seq = draft.note(author, what, told).map_err(|failure| self.explain(&mirror, failure))?;
@@ -198,17 +207,26 @@ impl Embedded {
         stored.map(|()| seq)
     }
 
-    /// Refills a mirror that failed, as a start does.
+    /// Refills a mirror that failed, or that the disk did not allow, as a start does.
     fn refill(&self, journal: &Journal) {
         match &*self.mirror.read() {
-            Slot::Serving(_) => return,
+            Slot::Serving(mirror) if !mirror.is_in_memory() => return,
+            // Looking a large mirror through again and again is of no use while nothing can be written.
+            Slot::Serving(_) if *journal.condition() != Condition::Good || journal.probe().is_err() => return,
+            Slot::Serving(_) => {}
             // Somebody still reads in it, and sled may still write its files: the folder cannot be moved yet.
             Slot::Broken(old) if old.strong_count() > 0 => return,
             Slot::Broken(_) => {}
         }
         let mut notices = Vec::new();
         let why = self.trouble.lock().mirror.clone().unwrap_or_default();
-        match refill::anew(&self.folder, journal, &why, &mut notices) {
+        // Where only the disk failed, what is on it may be as good as ever.
+        let brought = if disk::told_by(&why) {
+            refill::judge(&self.folder, journal).and_then(|found| refill::bring(found, &self.folder, journal, &mut notices))
+        } else {
+            refill::anew(&self.folder, journal, &why, &mut notices)
+        };
+        match brought {
             Ok(mirror) => {
                 tidy(&self.folder, &mut notices);
                 *self.mirror.write() = Slot::Serving(Arc::new(mirror));
@@ -217,6 +235,30 @@ impl Embedded {
             Err(error) => self.trouble.lock().mirror = Some(error.to_string()),
         }
         self.notices.lock().append(&mut notices);
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        let journal = self.journal.lock();
+        if *journal.condition() == Condition::Good {
+            // Not worth a word: the mirror knows as well.
+            let _ = noted::write(&self.folder, &journal);
+        }
+    }
+}
+
+/// Opens the journal for changes; where the disk does not let it, it stays open for reading.
+fn settle(journal: &mut Journal, notices: &mut Vec<String>) -> Result<(), StoreError> {
+    match journal.settle() {
+        Ok(notice) => {
+            notices.extend(notice);
+            Ok(())
+        }
+        Err(error) => {
+            journal.doubt(error.to_string());
+            Err(error)
+        }
     }
 }
 

@@ -327,7 +327,13 @@ impl Journal {
         Ok(())
     }
 
-    fn probe(&self) -> io::Result<()> {
+    /// Takes no change before [`Journal::recover`] made sure of what is on the disk.
+    pub fn doubt(&mut self, why: String) {
+        self.condition = Condition::Unsure(why);
+    }
+
+    /// Whether something as large as a change can be written.
+    pub fn probe(&self) -> io::Result<()> {
         let path = self.folder.join("probe");
         let tried = self.disk.create(&path).and_then(|file| {
             self.disk.write(&file, &[0; PROBE_BYTES], 0)?;

@@ -16,14 +16,17 @@
 //!
 //! `seq` is the last change of that record. Numbers are big-endian, so that names sort by id.
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
+use parking_lot::RwLock;
+
 use super::line::Chain;
 use super::sum::Sum;
-use super::{Seq, Subject};
+use super::{Seq, Subject, disk};
 use crate::model::{KeyId, MachineId, OperatorId};
 
 /// Larger caches made the process grow to 390 MiB at a million keys; the registry answers from its own memory anyway.
@@ -41,6 +44,14 @@ const ID: usize = 16;
 /// The mirror failed: sled answered with an error, or panicked, or holds something that was never written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken(pub String);
+
+impl Broken {
+    /// Whether it was the disk that failed and not what stands on it: full, over its quota, read-only or unreadable. Then the mirror may be as good
+    /// as ever. Sled hands the system's error on in words only, and those of a panic are others.
+    pub fn is_of_the_disk(&self) -> bool {
+        disk::told_by(&self.0)
+    }
+}
 
 /// Up to which line of which journal the mirror stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,16 +78,25 @@ pub struct Writes {
     pub writes: Vec<Write>,
 }
 
-/// An open mirror. Closing it, too, may panic on a damaged one, and must not take the process with it.
+/// An open mirror.
 pub struct Mirror {
-    db: Option<sled::Db>,
+    place: Place,
     #[cfg(test)]
     failing: std::sync::atomic::AtomicBool,
 }
 
-impl Drop for Mirror {
+enum Place {
+    Sled(Closing),
+    /// For as long as the disk does not let sled have its files, and for a replay that leaves no trace.
+    Memory(RwLock<BTreeMap<Vec<u8>, Vec<u8>>>),
+}
+
+/// Closing it, too, may panic on a damaged one, and must not take the process with it.
+struct Closing(Option<sled::Db>);
+
+impl Drop for Closing {
     fn drop(&mut self) {
-        let db = self.db.take();
+        let db = self.0.take();
         // Nothing to save when it fails: the journal has it all, and the next start checks what is here.
         let _ = guarded("close", || {
             drop(db);
@@ -101,14 +121,28 @@ impl Mirror {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 other => {
-                    return other.map(|db| Mirror {
-                        db: Some(db),
-                        #[cfg(test)]
-                        failing: false.into(),
-                    });
+                    return other.map(|db| Mirror::at(Place::Sled(Closing(Some(db)))));
                 }
             }
         }
+    }
+
+    /// An empty one that needs no disk.
+    pub fn in_memory() -> Mirror {
+        Mirror::at(Place::Memory(RwLock::default()))
+    }
+
+    fn at(place: Place) -> Mirror {
+        Mirror {
+            place,
+            #[cfg(test)]
+            failing: false.into(),
+        }
+    }
+
+    /// Whether all of it is gone with this process.
+    pub fn is_in_memory(&self) -> bool {
+        matches!(self.place, Place::Memory(_))
     }
 
     /// Every write from now on panics, as those of sled do.
@@ -117,8 +151,23 @@ impl Mirror {
         self.failing.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
-    fn write(&self, batch: sled::Batch) -> Result<(), Broken> {
-        let db = self.db()?;
+    fn write<'w>(&self, writes: impl Iterator<Item = &'w Write>) -> Result<(), Broken> {
+        let db = match &self.place {
+            Place::Sled(closing) => closing.db()?,
+            Place::Memory(names) => {
+                let mut names = names.write();
+                writes.for_each(|(name, value)| match value {
+                    Some(value) => drop(names.insert(name.clone(), value.clone())),
+                    None => drop(names.remove(name)),
+                });
+                return Ok(());
+            }
+        };
+        let mut batch = sled::Batch::default();
+        writes.for_each(|(name, value)| match value {
+            Some(value) => batch.insert(name.as_slice(), value.as_slice()),
+            None => batch.remove(name.as_slice()),
+        });
         guarded("write", || {
             #[cfg(test)]
             assert!(!self.failing.load(std::sync::atomic::Ordering::Relaxed), "told to fail");
@@ -126,19 +175,29 @@ impl Mirror {
         })
     }
 
-    fn db(&self) -> Result<&sled::Db, Broken> {
-        self.db.as_ref().ok_or_else(|| Broken("it is closed".into()))
-    }
-
     pub fn get(&self, name: &[u8]) -> Result<Option<Vec<u8>>, Broken> {
-        let db = self.db()?;
-        Ok(guarded("read", || db.get(name))?.map(|value| value.to_vec()))
+        match &self.place {
+            Place::Sled(closing) => {
+                let db = closing.db()?;
+                Ok(guarded("read", || db.get(name))?.map(|value| value.to_vec()))
+            }
+            Place::Memory(names) => Ok(names.read().get(name).cloned()),
+        }
     }
 
     /// Visits names from `after` on (without it, when it is such a name) that begin with `prefix`, in order, until `each` says no.
     pub fn walk(&self, prefix: &[u8], after: Option<&[u8]>, mut each: impl FnMut(&[u8], &[u8]) -> bool) -> Result<(), Broken> {
-        let db = self.db()?;
         let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
+        let db = match &self.place {
+            Place::Sled(closing) => closing.db()?,
+            Place::Memory(names) => {
+                let names = names.read();
+                let mut range = names.range::<[u8], _>((from, Bound::Unbounded));
+                // `all` stops where `each` does.
+                range.all(|(name, value)| name.starts_with(prefix) && each(name, value));
+                return Ok(());
+            }
+        };
         let mut names = guarded("read", || Ok(db.range::<&[u8], _>((from, Bound::Unbounded))))?;
         while let Some((name, value)) = guarded("read", || names.next().transpose())? {
             if !name.starts_with(prefix) || !each(&name, &value) {
@@ -151,21 +210,14 @@ impl Mirror {
     /// Writes lines in order. Each batch moves `!applied` along with what it holds, so whatever part of it a crash leaves behind
     /// is the state after some line.
     pub fn apply(&self, lines: &[Writes]) -> Result<(), Broken> {
-        let mut batch = sled::Batch::default();
-        let mut size = 0;
+        let (mut from, mut size) = (0, 0);
         for (i, line) in lines.iter().enumerate() {
-            for (name, value) in &line.writes {
-                match value {
-                    Some(value) => batch.insert(name.as_slice(), value.as_slice()),
-                    None => batch.remove(name.as_slice()),
-                }
-            }
             size += line.writes.len();
             let next = lines.get(i + 1).map_or(usize::MAX, |next| next.writes.len());
             if size.saturating_add(next) >= BATCH {
-                batch.insert(APPLIED, encode_applied(&line.applied));
-                self.write(std::mem::take(&mut batch))?;
-                size = 0;
+                let applied = (APPLIED.to_vec(), Some(encode_applied(&line.applied)));
+                self.write(lines[from..=i].iter().flat_map(|line| &line.writes).chain([&applied]))?;
+                (from, size) = (i + 1, 0);
             }
         }
         Ok(())
@@ -174,17 +226,7 @@ impl Mirror {
     /// Puts records in place of which it is not said yet up to which line they stand. Only then does [`Mirror::apply`] make
     /// a mirror of them: one that a crash leaves half filled stands for nothing.
     pub fn fill(&self, writes: &[Write]) -> Result<(), Broken> {
-        for part in writes.chunks(BATCH) {
-            let mut batch = sled::Batch::default();
-            for (name, value) in part {
-                match value {
-                    Some(value) => batch.insert(name.as_slice(), value.as_slice()),
-                    None => batch.remove(name.as_slice()),
-                }
-            }
-            self.write(batch)?;
-        }
-        Ok(())
+        writes.chunks(BATCH).try_for_each(|part| self.write(part.iter()))
     }
 
     pub fn applied(&self) -> Result<Option<Applied>, Broken> {
@@ -217,6 +259,12 @@ impl Mirror {
             return Err(Broken("its index does not match its keys".into()));
         }
         Ok(sum)
+    }
+}
+
+impl Closing {
+    fn db(&self) -> Result<&sled::Db, Broken> {
+        self.0.as_ref().ok_or_else(|| Broken("it is closed".into()))
     }
 }
 

@@ -12,7 +12,7 @@ use super::line::{Chain, Facts, Fault, Line};
 use super::mirror::{self, Applied, Broken, Mirror, Writes};
 use super::segment::Block;
 use super::sum::Sum;
-use super::{Seq, StoreError, disk, lock, records, restore, verify};
+use super::{Seq, StoreError, disk, lock, noted, records, restore, stopped, verify};
 use crate::clock::Clock;
 
 /// So many mirrors that were moved aside are kept for whoever wants to look at them.
@@ -29,6 +29,8 @@ pub enum Found {
         sum: Sum,
     },
     Missing,
+    /// The disk does not let it be opened: nothing is known of it.
+    Unreachable(Broken),
     Damaged(Broken),
 }
 
@@ -53,41 +55,115 @@ impl From<StoreError> for Stuck {
 /// Compares the mirror with the journal. Refuses when the mirror knows of changes that the journal does not: then the journal is cut, or an
 /// older one, or another one.
 pub fn judge(folder: &Path, journal: &Journal) -> Result<Found, StoreError> {
-    let sled = folder.join("sled");
-    if !sled.exists() {
+    judge_at(&folder.join("sled"), folder, journal)
+}
+
+/// Likewise, with the mirror or a copy of it elsewhere.
+pub fn judge_at(place: &Path, folder: &Path, journal: &Journal) -> Result<Found, StoreError> {
+    let found = judge_mirror(place, folder, journal)?;
+    noted::judge(folder, journal)?;
+    Ok(found)
+}
+
+fn judge_mirror(place: &Path, folder: &Path, journal: &Journal) -> Result<Found, StoreError> {
+    if !place.exists() {
         return Ok(Found::Missing);
     }
-    let mirror = match Mirror::open(&sled) {
+    let mirror = match Mirror::open(place) {
         Ok(mirror) => mirror,
         Err(broken) => return held_or_damaged(broken),
     };
     // First of all, and by itself: this must be seen even when the rest of the mirror is damaged.
     let applied = match mirror.applied() {
         Ok(applied) => applied.unwrap_or(NOWHERE),
-        Err(broken) => return Ok(Found::Damaged(broken)),
+        Err(broken) => return Ok(Found::of(broken)),
     };
-    if applied.seq > journal.tail().seq {
-        return Err(older(folder, journal, applied.seq));
-    }
+    knows_it_all(folder, journal, applied.seq)?;
     if applied.seq < journal.origin().seq {
         let why = format!("it stands at change {}, and the changes after it were archived", applied.seq);
         return Ok(Found::Damaged(Broken(why)));
     }
     let (chain, state) = standing(journal, applied.seq)?;
     if chain != applied.chain {
-        return Err(StoreError::Unusable(format!(
-            "change {} in {} is not the one that {} was made from: the journal comes from elsewhere, or was changed; bring the right one back. \
-             Only if its loss is accepted, and with it that revoked keys may be valid again: octroi store restore --accept-rollback",
-            applied.seq,
-            folder.join("journal").display(),
-            sled.display()
-        )));
+        return Err(foreign(folder, applied.seq));
     }
     Ok(match mirror.check() {
         Ok(sum) if sum == state => Found::Usable { mirror, applied: applied.seq, sum },
         Ok(_) => Found::Damaged(Broken(format!("it does not hold what the journal says it should after change {}", applied.seq))),
-        Err(broken) => Found::Damaged(broken),
+        Err(broken) => Found::of(broken),
     })
+}
+
+impl Found {
+    fn of(broken: Broken) -> Found {
+        if broken.is_of_the_disk() { Found::Unreachable(broken) } else { Found::Damaged(broken) }
+    }
+}
+
+/// What [`judge`] could not do where the disk does not let the mirror be opened: a copy of it elsewhere is asked how far the journal should reach.
+pub fn judge_by_copy(folder: &Path, journal: &Journal) -> Result<(), StoreError> {
+    let sled = folder.join("sled");
+    let head = stopped::mirror_head(&sled).map(|head| head.unwrap_or(Head::START)).map_err(|why| {
+        StoreError::Unavailable(format!(
+            "the disk of {} is full or failing, and a copy of the mirror elsewhere cannot say how far the journal should reach: {why}; make room, or \
+             let TMPDIR name a folder that has some. Nothing was changed",
+            folder.display()
+        ))
+    })?;
+    knows_it_all(folder, journal, head.seq)?;
+    if head.seq >= journal.origin().seq && standing(journal, head.seq)?.0 != head.chain {
+        return Err(foreign(folder, head.seq));
+    }
+    Ok(())
+}
+
+fn knows_it_all(folder: &Path, journal: &Journal, applied: Seq) -> Result<(), StoreError> {
+    if applied > journal.tail().seq { Err(older(folder, journal, applied)) } else { Ok(()) }
+}
+
+fn foreign(folder: &Path, seq: Seq) -> StoreError {
+    StoreError::Unusable(format!(
+        "change {seq} in {} is not the one that {} was made from: the journal comes from elsewhere, or was changed; bring the right one back. \
+         Only if its loss is accepted, and with it that revoked keys may be valid again: octroi store restore --accept-rollback",
+        folder.join("journal").display(),
+        folder.join("sled").display()
+    ))
+}
+
+/// Makes a mirror that stands where the journal does of what was found. What the disk alone is to blame for leaves everything as it was.
+pub fn bring(found: Found, folder: &Path, journal: &Journal, notices: &mut Vec<String>) -> Result<Mirror, StoreError> {
+    let (mirror, applied, sum) = match found {
+        Found::Usable { mirror, applied, sum } => (mirror, applied, sum),
+        Found::Missing => return fill(folder, journal, notices),
+        Found::Unreachable(broken) => return Err(unreachable(folder, &broken)),
+        Found::Damaged(Broken(why)) => return anew(folder, journal, &why, notices),
+    };
+    match catch_up(&mirror, journal, applied, sum) {
+        Ok(()) => {
+            notices.extend(caught_up(&folder.join("sled"), journal, applied));
+            Ok(mirror)
+        }
+        Err(Stuck::Mirror(broken)) if broken.is_of_the_disk() => Err(unreachable(folder, &broken)),
+        Err(Stuck::Mirror(Broken(why))) => {
+            drop(mirror);
+            anew(folder, journal, &why, notices)
+        }
+        Err(Stuck::Journal(error)) => Err(error),
+    }
+}
+
+fn unreachable(folder: &Path, Broken(why): &Broken) -> StoreError {
+    StoreError::Unavailable(format!("{} cannot be used: {why}", folder.join("sled").display()))
+}
+
+/// What stands in for a mirror that the disk does not allow: the same in memory.
+pub fn stand_in(journal: &Journal) -> Result<Mirror, StoreError> {
+    let mirror = Mirror::in_memory();
+    match from_the_beginning(&mirror, journal) {
+        Ok(()) => Ok(mirror),
+        Err(Stuck::Mirror(Broken(why))) => Err(StoreError::Unavailable(why)),
+        Err(Stuck::Journal(error)) => Err(error),
+    }
 }
 
 /// The lock of the folder is ours, so who still holds sled's can only be somebody who is no octroi.
@@ -95,7 +171,7 @@ fn held_or_damaged(broken: Broken) -> Result<Found, StoreError> {
     if broken.0.contains("could not acquire lock") {
         return Err(StoreError::Unusable(format!("another process holds sled's files: {}; stop it", broken.0)));
     }
-    Ok(Found::Damaged(broken))
+    Ok(Found::of(broken))
 }
 
 fn older(folder: &Path, journal: &Journal, applied: Seq) -> StoreError {
@@ -208,13 +284,17 @@ pub fn fill(folder: &Path, journal: &Journal, notices: &mut Vec<String>) -> Resu
     }
     let sled = folder.join("sled");
     let failed = |Broken(why)| StoreError::Unavailable(format!("{} cannot be filled from the journal: {why}", sled.display()));
+    noted::write(folder, journal)?;
     disk::make_folder(&sled).map_err(|e| failed(Broken(e.to_string())))?;
-    let mirror = Mirror::open(&sled).map_err(failed)?;
-    match from_the_beginning(&mirror, journal) {
-        Ok(()) => Ok(mirror),
-        Err(Stuck::Mirror(broken)) => Err(failed(broken)),
-        Err(Stuck::Journal(error)) => Err(error),
-    }
+    let filled = Mirror::open(&sled).map_err(Stuck::Mirror).and_then(|mirror| from_the_beginning(&mirror, journal).map(|()| mirror));
+    filled.map_err(|stuck| {
+        // Nothing is better than a part: the next try begins anew. Where this fails as well, it finds that part damaged.
+        let _ = fs::remove_dir_all(&sled);
+        match stuck {
+            Stuck::Mirror(broken) => failed(broken),
+            Stuck::Journal(error) => error,
+        }
+    })
 }
 
 /// Fills what is empty: from the journal's first change, or where that was archived, from the snapshot on.
@@ -238,8 +318,11 @@ pub fn rebuild(folder: &Path) -> Result<u64, StoreError> {
     let _lock = lock::take(folder)?;
     restore::settle(folder)?;
     let mut journal = Journal::read(&folder.join("journal"), Arc::new(disk::Real), SEGMENT_BYTES)?;
-    drop(judge(folder, &journal)?);
+    if let Found::Unreachable(broken) = judge(folder, &journal)? {
+        return Err(unreachable(folder, &broken));
+    }
     journal.settle()?;
+    noted::write(folder, &journal)?;
     let sled = folder.join("sled");
     let failed = |why: String| StoreError::Unavailable(format!("{} cannot be made anew: {why}", sled.display()));
     if sled.exists() {
@@ -252,13 +335,25 @@ pub fn rebuild(folder: &Path) -> Result<u64, StoreError> {
 
 /// Moves a mirror that is of no use aside and makes another.
 pub fn anew(folder: &Path, journal: &Journal, why: &str, notices: &mut Vec<String>) -> Result<Mirror, StoreError> {
+    noted::write(folder, journal)?;
     let aside = move_aside(folder).map_err(|e| {
         StoreError::Unavailable(format!("{} is damaged ({why}) and cannot be moved aside: {e}", folder.join("sled").display()))
     })?;
-    if let Some(aside) = aside {
-        notices.push(format!("sled: moved aside to {}: {why}; rebuilt from the journal's {} changes", aside.display(), journal.tail().seq));
+    let filled = fill(folder, journal, &mut Vec::new());
+    match (&filled, aside) {
+        (Ok(_), Some(aside)) => {
+            forget_oldest(folder).map_err(|e| StoreError::Unavailable(format!("{} cannot be tidied: {e}", folder.display())))?;
+            notices.push(format!(
+                "sled: moved aside to {}: {why}; rebuilt from the journal's {} changes",
+                aside.display(),
+                journal.tail().seq
+            ));
+        }
+        // As it was: the next try moves it again.
+        (Err(_), Some(aside)) => fs::rename(&aside, folder.join("sled")).unwrap_or_default(),
+        (_, None) => {}
     }
-    fill(folder, journal, &mut Vec::new())
+    filled
 }
 
 fn move_aside(folder: &Path) -> io::Result<Option<PathBuf>> {
@@ -271,7 +366,6 @@ fn move_aside(folder: &Path) -> io::Result<Option<PathBuf>> {
     let Some(aside) = names.into_iter().find(|name| !name.exists()) else { return Ok(None) };
     fs::rename(&sled, &aside)?;
     disk::sync_folder(folder)?;
-    forget_oldest(folder)?;
     Ok(Some(aside))
 }
 

@@ -16,7 +16,7 @@ use super::embedded::Embedded;
 use super::head::Head;
 use super::journal::{Journal, SEGMENT_BYTES};
 use super::mirror::Mirror;
-use super::{Author, StoreError, disk, lock, refill};
+use super::{Author, StoreError, disk, lock, noted, refill};
 use crate::clock::Clock;
 
 const NEW: &str = "restore.new";
@@ -66,7 +66,7 @@ pub fn restore(request: &Restore<'_>) -> Result<Restored, StoreError> {
             return Err(error);
         }
     };
-    fs::remove_file(new.join("lock")).map_err(failed)?;
+    fs::remove_file(new.join("lock")).and_then(|()| noted::remove(&new)).map_err(failed)?;
     disk::make_private(&new).and_then(|()| disk::sync_folder(&new)).map_err(failed)?;
     fs::rename(&new, folder.join(READY)).and_then(|()| disk::sync_folder(folder)).map_err(failed)?;
     let replaced = roll_forward(folder).map_err(failed)?;
@@ -134,6 +134,8 @@ struct Place {
     journal: Result<Journal, String>,
     /// How far the mirror stood.
     mirror: Option<Head>,
+    /// How far the journal stood, as it was noted beside it.
+    noted: Option<Head>,
 }
 
 impl Place {
@@ -147,13 +149,17 @@ impl Place {
         // A mirror that cannot be read knows nothing: the journal alone is compared.
         let applied = sled.exists().then(|| Mirror::open(&sled).and_then(|mirror| mirror.applied()).ok().flatten()).flatten();
         let mirror = applied.map(Head::from);
-        Ok(Place { folder: folder.to_owned(), journal, mirror })
+        let noted = match noted::read(folder) {
+            Err(StoreError::Unusable(_)) => None,
+            read => read?,
+        };
+        Ok(Place { folder: folder.to_owned(), journal, mirror, noted })
     }
 
     /// The last change that anything here knows of.
     fn head(&self) -> Option<Head> {
         let journal = self.journal.as_ref().ok().map(|journal| Head::from(journal.tail()));
-        journal.into_iter().chain(self.mirror).filter(|head| head.seq > 0).max_by_key(|head| head.seq)
+        journal.into_iter().chain(self.mirror).chain(self.noted).filter(|head| head.seq > 0).max_by_key(|head| head.seq)
     }
 
     /// Why something would be lost with this journal in place of what is here.
@@ -164,7 +170,7 @@ impl Place {
             Err(why) => return Ok(Some(format!("what the backup lacks cannot be told, since the journal in place cannot be read: {why}"))),
         };
         let tail = journal.tail();
-        let heads = [Some(Head::from(tail)), self.mirror].into_iter().flatten();
+        let heads = [Some(Head::from(tail)), self.mirror, self.noted].into_iter().flatten();
         for head in heads.filter(|head| head.seq > 0) {
             if holds(new, head)? {
                 continue;
@@ -215,6 +221,8 @@ pub fn refuse_unfinished(folder: &Path) -> Result<(), StoreError> {
 fn roll_forward(folder: &Path) -> io::Result<Option<PathBuf>> {
     let (ready, replaced) = (folder.join(READY), folder.join(READY).join(REPLACED));
     disk::make_folder(&replaced)?;
+    // It is about the journal that goes.
+    noted::remove(folder)?;
     for part in PARTS {
         let (new, here, aside) = (ready.join(part), folder.join(part), replaced.join(part));
         if !new.exists() {

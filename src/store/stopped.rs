@@ -80,7 +80,7 @@ fn newest_snapshot(extents: &[Extent]) -> Result<Option<Snapshot>, StoreError> {
 }
 
 /// Up to where the mirror stands; `None` for one that holds nothing and so knows nothing. Sled writes as it opens, so it is given a copy.
-fn mirror_head(sled: &Path) -> Result<Option<Head>, String> {
+pub fn mirror_head(sled: &Path) -> Result<Option<Head>, String> {
     if !sled.exists() {
         return Err(format!("there is none at {}", sled.display()));
     }
@@ -91,10 +91,14 @@ fn mirror_head(sled: &Path) -> Result<Option<Head>, String> {
 }
 
 /// A folder's content in another place, for as long as this lives. Only its owner may read it: it holds hashes.
-struct Copy(PathBuf);
+pub struct Copy(PathBuf);
 
 impl Copy {
-    fn of(folder: &Path) -> io::Result<Copy> {
+    pub fn place(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn of(folder: &Path) -> io::Result<Copy> {
         let name = format!("octroi-verify-{}", std::process::id());
         let places = (0..1_000).map(|n| std::env::temp_dir().join(format!("{name}-{n}")));
         let mut taken = io::Error::from(io::ErrorKind::AlreadyExists);

@@ -1,19 +1,17 @@
 //! Looking a whole store through: the journal as [`check`](super::check) does, the snapshot that it rests on, each line's state by
 //! replaying all of them, and the mirror. Nothing is changed.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::check::{Flaw, Verified};
-use super::effects::Base;
 use super::embedded::Embedded;
 use super::head::Head;
 use super::journal::Journal;
-use super::mirror::{self, Broken, Mirror, Write, Writes};
+use super::mirror::{self, Broken, Mirror};
 use super::refill::{self, Found, Stuck};
-use super::{StoreError, disk, lock, restore, stopped};
+use super::stopped::{self, Copy};
+use super::{StoreError, disk, lock, restore};
 
 /// What was found of a store that is as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,13 +29,17 @@ pub fn verify_store(folder: &Path) -> Result<Whole, StoreError> {
     }
     let _lock = lock::take(folder)?;
     restore::refuse_unfinished(folder)?;
-    let verified = stopped::files(folder, &[], applied(folder))?;
+    let sled = folder.join("sled");
+    // Sled writes as it opens.
+    let copy = sled.exists().then(|| Copy::of(&sled)).transpose().map_err(|e| uncopied(&sled, &e.to_string()))?;
+    let copy = copy.as_ref().map(Copy::place);
+    let verified = stopped::files(folder, &[], copy.and_then(applied))?;
     let mut notes = Vec::new();
     notes.extend(verified.unfinished.as_ref().map(|end| format!("the end of a change that was never acknowledged: {end}")));
     let verified = good(verified)?;
     let journal = Journal::read(&folder.join("journal"), Arc::new(disk::Real), u64::MAX)?;
     let records = replay(&journal)?;
-    match refill::judge(folder, &journal)? {
+    match refill::judge_at(copy.unwrap_or(&sled), folder, &journal)? {
         Found::Usable { applied: 0, .. } if journal.tail().seq > 0 => {
             notes.push("sled holds nothing; the next start fills it from the journal".into());
         }
@@ -46,21 +48,26 @@ pub fn verify_store(folder: &Path) -> Result<Whole, StoreError> {
         }
         Found::Usable { .. } => {}
         Found::Missing => notes.push("sled is missing; the next start makes it anew".into()),
+        Found::Unreachable(Broken(why)) => return Err(uncopied(&sled, &why)),
         Found::Damaged(Broken(why)) => {
-            let sled = folder.join("sled");
             return Err(StoreError::Unusable(format!("{} is damaged: {why}; octroi store rebuild makes it anew", sled.display())));
         }
     }
     Ok(Whole { journal: verified, records, notes })
 }
 
+fn uncopied(sled: &Path, why: &str) -> StoreError {
+    StoreError::Unavailable(format!(
+        "{} cannot be copied to {} to be read there: {why}; make room, or let TMPDIR name a folder that has some. Nothing was changed, and nothing \
+         is said against the store",
+        sled.display(),
+        std::env::temp_dir().display()
+    ))
+}
+
 /// How far the mirror stands, if it can say so.
-fn applied(folder: &Path) -> Option<Head> {
-    let sled = folder.join("sled");
-    if !sled.exists() {
-        return None;
-    }
-    Mirror::open(&sled).and_then(|mirror| mirror.applied()).ok().flatten().map(Head::from)
+fn applied(sled: &Path) -> Option<Head> {
+    Mirror::open(sled).and_then(|mirror| mirror.applied()).ok().flatten().map(Head::from)
 }
 
 fn good(verified: Verified) -> Result<Verified, StoreError> {
@@ -114,41 +121,10 @@ pub fn count(mirror: &Mirror) -> Result<u64, Broken> {
 
 /// Replays all that the journal holds, and says how many records that leaves.
 fn replay(journal: &Journal) -> Result<u64, StoreError> {
-    let memory = Memory::default();
+    let memory = Mirror::in_memory();
     match refill::from_the_beginning(&memory, journal) {
-        Ok(()) => Ok(memory.0.borrow().keys().filter(|name| mirror::is_record(name)).count() as u64),
+        Ok(()) => count(&memory).map_err(|Broken(why)| StoreError::Unavailable(why)),
         Err(Stuck::Journal(error)) => Err(error),
         Err(Stuck::Mirror(Broken(why))) => Err(StoreError::Unavailable(why)),
-    }
-}
-
-/// Records in memory, for a replay that leaves no trace.
-#[derive(Default)]
-struct Memory(RefCell<BTreeMap<Vec<u8>, Vec<u8>>>);
-
-impl Base for Memory {
-    fn get(&self, name: &[u8]) -> Result<Option<Vec<u8>>, Broken> {
-        Ok(self.0.borrow().get(name).cloned())
-    }
-
-    fn names(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8])) -> Result<(), Broken> {
-        let all = self.0.borrow();
-        all.range(prefix.to_vec()..).take_while(|(name, _)| name.starts_with(prefix)).for_each(|(name, _)| each(name));
-        Ok(())
-    }
-
-    fn apply(&self, lines: &[Writes]) -> Result<(), Broken> {
-        lines.iter().try_for_each(|line| self.fill(&line.writes))
-    }
-
-    fn fill(&self, writes: &[Write]) -> Result<(), Broken> {
-        let mut all = self.0.borrow_mut();
-        for (name, value) in writes {
-            match value {
-                Some(value) => drop(all.insert(name.clone(), value.clone())),
-                None => drop(all.remove(name)),
-            }
-        }
-        Ok(())
     }
 }

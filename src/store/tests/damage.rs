@@ -321,3 +321,46 @@ fn a_mirror_with_a_record_too_many_too_few_or_too_old_is_rebuilt() {
         fs::read_dir(folder.path()).unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains("damaged")).count();
     assert_eq!(kept, 2, "no more than two mirrors are kept aside");
 }
+
+#[test]
+fn a_journal_that_lost_changes_is_noticed_without_its_mirror_too() {
+    let emptied = |sled: &Path| {
+        fs::remove_dir_all(sled).unwrap();
+        fs::create_dir(sled).unwrap();
+    };
+    let ruined = |sled: &Path| {
+        let db = OpenOptions::new().write(true).open(sled.join("db")).unwrap();
+        let length = db.metadata().unwrap().len();
+        db.write_all_at(&vec![0x5A; length as usize], 0).unwrap();
+        fs::remove_file(sled.join("conf")).unwrap();
+    };
+    let gone = |sled: &Path| fs::remove_dir_all(sled).unwrap();
+    for harm in [&emptied as &dyn Fn(&Path), &ruined, &gone] {
+        let written = written();
+        let folder = written.folder.path();
+        harm(&folder.join("sled"));
+        fs::write(folder.join(LOG), &written.bytes[..written.group]).unwrap();
+        for _ in 0..2 {
+            let why = refusal(folder);
+            assert!(why.contains("ends with change 4, and") && why.contains("notes that it went on to change 7"), "{why}");
+        }
+        fs::write(folder.join(LOG), &written.bytes).unwrap();
+        assert_holds(&Embedded::open(folder).unwrap(), written.states.last().unwrap());
+    }
+}
+
+#[test]
+fn a_mirror_is_not_thrown_away_before_it_is_noted_how_far_the_journal_goes() {
+    let written = written();
+    let folder = written.folder.path();
+    // What is to be noted cannot be written, as on a full disk.
+    fs::remove_file(folder.join("head")).unwrap();
+    fs::create_dir(folder.join("head.new")).unwrap();
+    fs::write(folder.join("sled/db"), b"no sled at all, and of a length that is no multiple of anything").unwrap();
+    let Err(error) = Embedded::open(folder) else { panic!("opened") };
+    assert!(error.to_string().contains("head cannot be written"), "{error}");
+    let is_aside = |e: std::io::Result<fs::DirEntry>| e.unwrap().file_name().to_string_lossy().starts_with("sled.damaged");
+    assert!(folder.join("sled").exists() && !fs::read_dir(folder).unwrap().any(is_aside));
+    fs::remove_dir(folder.join("head.new")).unwrap();
+    assert_holds(&Embedded::open(folder).unwrap(), written.states.last().unwrap());
+}

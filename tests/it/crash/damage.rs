@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::json;
 
@@ -306,6 +307,58 @@ fn t181_on_a_full_disk_changes_are_refused_and_calls_go_on_until_space_returns()
             kept.holds(&served, "after a restart");
         }
     }
+    served.stop();
+}
+
+#[test]
+fn a_start_on_a_full_disk_serves_from_the_journal_and_keeps_the_mirror_as_a_witness() {
+    const NAME: &str = "a_start_on_a_full_disk_serves_from_the_journal_and_keeps_the_mirror_as_a_witness";
+    let disk = match Disk::make(Kind::Ext4, 16) {
+        Ok(disk) => disk,
+        Err(reason) => return skip(NAME, &reason),
+    };
+    let mut kept = Kept::at(Site::with_data(&disk.folder().join("data")));
+    let served = kept.site.start();
+    let (id, value) = make_key(&served, &kept.machine, "prod - revoked last");
+    change(&served, &id, "revoke", "key_revoked");
+    kept.values.push((value, "key_revoked"));
+    served.stop();
+    let filler = disk.folder().join("filler");
+    let journal = fs::read(kept.log()).unwrap();
+    let last = journal[..journal.len() - 1].iter().rposition(|b| *b == b'\n').unwrap() + 1;
+
+    fill(&filler, 0);
+    let sled = kept.site.data().join("sled/db");
+    let before = fs::read(&sled).unwrap();
+    let verified =
+        Command::new(env!("CARGO_BIN_EXE_octroi")).args(["store", "verify", "--config"]).arg(kept.site.settings()).output().unwrap();
+    assert!(verified.status.success(), "a sound store on a full disk: {verified:?}");
+    assert!(fs::read(&sled).unwrap() == before, "it only looks");
+    // A journal that lost the revocation is refused while the disk is full, and afterwards.
+    fs::write(kept.log(), &journal[..last]).unwrap();
+    kept.refuses(&["older than its mirror"], "on a full disk");
+    fs::remove_file(&filler).unwrap();
+    kept.refuses(&["older than its mirror"], "with space again");
+    fs::write(kept.log(), &journal).unwrap();
+
+    fill(&filler, 0);
+    let served = kept.site.try_start_unready().unwrap();
+    kept.holds(&served, "started on a full disk");
+    let (status, ready) = served.admin().get("/readyz");
+    assert_eq!(status, 503, "{ready}");
+    assert!(ready["reasons"][0].as_str().unwrap().contains("No space left"), "{ready}");
+    let body = json!({"label": "prod - no room"});
+    let (status, refused) = served.admin().ask("POST", &format!("/v1/machines/{}/keys", kept.machine), Some(&body));
+    assert_eq!((status, &refused["code"]), (503, &json!("store_unavailable")), "{refused}");
+    fs::remove_file(&filler).unwrap();
+    eventually("readiness after space returned", || (served.admin().get("/readyz").0 == 200).then_some(()));
+    let (id, value) = make_key(&served, &kept.machine, "prod - with space again");
+    change(&served, &id, "revoke", "key_revoked");
+    kept.values.push((value, "key_revoked"));
+    kept.holds(&served, "recovered");
+    assert!(!served.stop().contains("moved aside"), "the mirror was sound all the time");
+    let served = kept.site.start();
+    kept.holds(&served, "after a restart");
     served.stop();
 }
 

@@ -76,6 +76,10 @@ logs: {{access: access.log}}
         &self.data
     }
 
+    pub fn settings(&self) -> PathBuf {
+        self.home.path().join("octroi.yaml")
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.home.path().join("admin.sock")
     }
@@ -84,7 +88,7 @@ logs: {{access: access.log}}
     pub fn launch(&self) -> Launched {
         let child = Command::new(env!("CARGO_BIN_EXE_octroi"))
             .args(["serve", "--config"])
-            .arg(self.home.path().join("octroi.yaml"))
+            .arg(self.settings())
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -100,14 +104,17 @@ logs: {{access: access.log}}
 
     /// Starts the program and waits until it serves, or ends.
     pub fn try_start(&self) -> Result<Served, Refused> {
+        let served = self.try_start_unready()?;
+        assert_eq!(served.admin().get("/readyz").0, 200, "{}", served.stderr());
+        Ok(served)
+    }
+
+    /// Likewise, whether it takes changes or not.
+    pub fn try_start_unready(&self) -> Result<Served, Refused> {
         let Launched(mut child) = self.launch();
         let stderr = Stderr::of(&mut child);
         match stderr.until(address_in) {
-            Some(public) => {
-                let served = Served { child, stderr, socket: self.socket(), public };
-                assert_eq!(served.admin().get("/readyz").0, 200, "{}", served.stderr());
-                Ok(served)
-            }
+            Some(public) => Ok(Served { child, stderr, socket: self.socket(), public }),
             None => {
                 let status = child.wait().unwrap();
                 Err(Refused { code: status.code(), stderr: stderr.text() })
