@@ -12,7 +12,7 @@ use super::line::{Chain, Facts, Fault, Line};
 use super::mirror::{self, Applied, Broken, Mirror, Writes};
 use super::segment::Block;
 use super::sum::Sum;
-use super::{Seq, StoreError, disk, lock, noted, records, restore, stopped, verify};
+use super::{Head, Seq, StoreError, disk, lock, noted, records, restore, stopped, verify};
 use crate::clock::Clock;
 
 /// So many mirrors that were moved aside are kept for whoever wants to look at them.
