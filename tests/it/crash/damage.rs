@@ -336,9 +336,9 @@ fn a_start_on_a_full_disk_serves_from_the_journal_and_keeps_the_mirror_as_a_witn
     assert!(fs::read(&sled).unwrap() == before, "it only looks");
     // A journal that lost the revocation is refused while the disk is full, and afterwards.
     fs::write(kept.log(), &journal[..last]).unwrap();
-    kept.refuses(&["older than its mirror"], "on a full disk");
+    kept.refuses(&["bring revoked keys back"], "on a full disk");
     fs::remove_file(&filler).unwrap();
-    kept.refuses(&["older than its mirror"], "with space again");
+    kept.refuses(&["bring revoked keys back"], "with space again");
     fs::write(kept.log(), &journal).unwrap();
 
     fill(&filler, 0);
