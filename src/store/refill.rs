@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::disk::Disk;
 use super::draft::Tail;
 use super::effects::{Base, Effects, Failure};
 use super::journal::{Journal, SEGMENT_BYTES};
@@ -17,6 +18,9 @@ use crate::clock::Clock;
 
 /// So many mirrors that were moved aside are kept for whoever wants to look at them.
 const DAMAGED_KEPT: usize = 2;
+
+/// What sled writes as it opens, in bytes, and some more.
+const ROOM: usize = 1024 * 1024;
 
 const NOWHERE: Applied = Applied { seq: 0, chain: Chain::START };
 
@@ -55,7 +59,22 @@ impl From<StoreError> for Stuck {
 /// Compares the mirror with the journal. Refuses when the mirror knows of changes that the journal does not: then the journal is cut, or an
 /// older one, or another one.
 pub fn judge(folder: &Path, journal: &Journal) -> Result<Found, StoreError> {
-    judge_at(&folder.join("sled"), folder, journal)
+    let sled = folder.join("sled");
+    if sled.exists()
+        && let Err(error) = room_to_open(folder)
+    {
+        noted::judge(folder, journal)?;
+        return Ok(Found::Unreachable(Broken(format!("open: {error}"))));
+    }
+    judge_at(&sled, folder, journal)
+}
+
+/// Sled ruins its files when it opens them on a full disk, so it is not let near them there.
+fn room_to_open(folder: &Path) -> io::Result<()> {
+    let path = folder.join("probe");
+    let written = disk::Real.create(&path).and_then(|file| disk::Real.write(&file, &[0; ROOM], 0));
+    fs::remove_file(&path).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
+    written
 }
 
 /// Likewise, with the mirror or a copy of it elsewhere.

@@ -348,19 +348,3 @@ fn a_journal_that_lost_changes_is_noticed_without_its_mirror_too() {
         assert_holds(&Embedded::open(folder).unwrap(), written.states.last().unwrap());
     }
 }
-
-#[test]
-fn a_mirror_is_not_thrown_away_before_it_is_noted_how_far_the_journal_goes() {
-    let written = written();
-    let folder = written.folder.path();
-    // What is to be noted cannot be written, as on a full disk.
-    fs::remove_file(folder.join("head")).unwrap();
-    fs::create_dir(folder.join("head.new")).unwrap();
-    fs::write(folder.join("sled/db"), b"no sled at all, and of a length that is no multiple of anything").unwrap();
-    let Err(error) = Embedded::open(folder) else { panic!("opened") };
-    assert!(error.to_string().contains("head cannot be written"), "{error}");
-    let is_aside = |e: std::io::Result<fs::DirEntry>| e.unwrap().file_name().to_string_lossy().starts_with("sled.damaged");
-    assert!(folder.join("sled").exists() && !fs::read_dir(folder).unwrap().any(is_aside));
-    fs::remove_dir(folder.join("head.new")).unwrap();
-    assert_holds(&Embedded::open(folder).unwrap(), written.states.last().unwrap());
-}

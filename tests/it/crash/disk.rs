@@ -56,6 +56,19 @@ impl Disk {
         Switch(switch.unwrap())
     }
 
+    /// One in memory: when it is full not even a file that is there can be written anew. It cannot be remounted.
+    pub fn in_memory(megabytes: u64) -> Result<Disk, String> {
+        if !rustix::process::geteuid().is_root() {
+            return Err("needs root to mount a file system".into());
+        }
+        let home = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let mut disk = Disk { home, mounted: false };
+        std::fs::create_dir(disk.folder()).map_err(|e| e.to_string())?;
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs", &text(&disk.folder())])?;
+        disk.mounted = true;
+        Ok(disk)
+    }
+
     /// After the power came back: everything that was in memory only is gone. Nobody may use the disk any more.
     pub fn remount(&mut self) {
         self.unmount();
