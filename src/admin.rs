@@ -16,6 +16,7 @@ mod fields;
 mod health;
 mod idempotency;
 mod journal;
+pub mod json;
 mod judge;
 mod keys;
 mod listen;

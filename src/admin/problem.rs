@@ -26,6 +26,8 @@ pub enum Code {
     /// The `Idempotency-Key` named another request before.
     IdempotencyKeyReused,
     Invalid,
+    /// The body is longer than [`super::MAX_BODY`].
+    BodyTooLarge,
     StoreUnavailable,
     InternalError,
 }
@@ -59,6 +61,7 @@ impl Code {
                 ("idempotency_key_reused", StatusCode::UNPROCESSABLE_ENTITY, "This Idempotency-Key names another request")
             }
             Code::Invalid => ("invalid", StatusCode::BAD_REQUEST, "The request is not valid"),
+            Code::BodyTooLarge => ("body_too_large", StatusCode::PAYLOAD_TOO_LARGE, "The request's body is too large"),
             Code::StoreUnavailable => ("store_unavailable", StatusCode::SERVICE_UNAVAILABLE, "The store cannot be used now"),
             Code::InternalError => ("internal_error", StatusCode::INTERNAL_SERVER_ERROR, "The gateway failed"),
         }
@@ -136,7 +139,7 @@ impl Problem {
 }
 
 fn place(pointer: &str) -> &str {
-    if pointer.is_empty() { "body" } else { pointer }
+    if pointer.is_empty() { "body" } else { pointer.trim_end_matches(':') }
 }
 
 impl IntoResponse for Problem {
@@ -194,6 +197,7 @@ mod tests {
     #[test]
     fn the_detail_of_a_single_fault_says_all() {
         assert_eq!(Problem::invalid_at("/tier", "no such tier").detail, "/tier: no such tier");
+        assert_eq!(Problem::invalid_at("if-match:", "is no tag").detail, "if-match: is no tag");
         assert_eq!(Problem::invalid_at("", "must be an object").detail, "body: must be an object");
     }
 }
