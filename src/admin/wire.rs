@@ -224,7 +224,7 @@ pub struct KeyChanged {
 /// Something that was accepted and is probably not what was meant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Warning {
-    /// `label_vague`, `permission_not_held` or `expires_in_past`.
+    /// `label_vague`, `label_taken`, `permission_not_held`, `expires_in_past`, `grace_ended`, `grace_beyond_expiry` or `no_grace`.
     pub code: String,
     pub pointer: String,
     pub message: Message,
@@ -304,6 +304,7 @@ pub struct OperatorChanged {
     /// The new token, where one was made; it is shown this once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
+    pub warnings: Vec<Warning>,
 }
 
 /// Who makes a request, and what they may do.
@@ -400,6 +401,9 @@ pub struct JournalLine {
     /// The id of what the change is about; `store` for what was done with the store itself.
     pub subject: String,
     pub changes: Vec<RecordChange>,
+    /// What was done with the store itself.
+    #[serde(default)]
+    pub store: Option<Map<String, Value>>,
 }
 
 /// What became of one record.

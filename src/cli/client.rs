@@ -87,6 +87,11 @@ impl Client {
         Ok(Client { bearer, ..Client::new(address)? })
     }
 
+    /// Whether the gateway is named by a URL: it may run on another machine, with other folders.
+    pub fn is_remote(&self) -> bool {
+        matches!(self.address, Address::Url(_))
+    }
+
     pub fn get(&self, target: &str) -> Result<Value, Failure> {
         self.ask("GET", target, None)
     }

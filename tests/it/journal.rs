@@ -208,6 +208,10 @@ fn j_a_running_gateway_verifies_and_an_export_verifies_without_it() {
     assert!(head.starts_with("14:") && world.run(&["verify"]).done().contains(&head));
 
     let exported = world.run(&["export", "--output-file", "all.ndjson"]);
+    assert!(world.run(&["export", "--output-file", "all.ndjson"]).failed(1).contains("is there already"));
+    std::fs::write(world.gateway.dir().join("empty.ndjson"), "").unwrap();
+    let empty = run(octroi(world.gateway.dir(), &["journal", "verify", "--file", "empty.ndjson"]));
+    assert!(empty.failed(1).contains("there is nothing in it"), "{empty:?}");
     assert_eq!((exported.done(), exported.err.as_str()), ("", format!("head {head}\n").as_str()));
     let all = fs::read_to_string(world.gateway.dir().join("all.ndjson")).unwrap();
     assert_eq!(world.run(&["export"]).done(), all);
@@ -285,6 +289,7 @@ fn j_verification_and_export_do_not_keep_changes_waiting() {
             let verified = world.admin.ask("GET", "/v1/journal/verify", None);
             assert_eq!(verified.status, 200, "{verified:?}");
             assert_eq!(verified.json()["valid"], true, "{verified:?}");
+            let _ = std::fs::remove_file(world.gateway.dir().join("all.ndjson"));
             world.run(&["export", "--output-file", "all.ndjson"]).done();
             assert!(
                 run(octroi(world.gateway.dir(), &["journal", "verify", "--file", "all.ndjson"])).done().contains("as they were written")
