@@ -16,7 +16,6 @@ mod fields;
 mod health;
 mod idempotency;
 mod journal;
-pub mod json;
 mod judge;
 mod keys;
 mod listen;

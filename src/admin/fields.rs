@@ -9,9 +9,9 @@ use axum::extract::{FromRequest, Request};
 use http::{HeaderMap, header};
 use serde_json::{Map, Value};
 
+use super::MAX_BODY;
 use super::problem::{Code, Problem};
-use super::wire::FieldError;
-use super::{MAX_BODY, json};
+use super::wire::{FieldError, json};
 
 /// What a single value was read as, or what is wrong with it and where in it.
 pub type Read<T> = Result<T, Faults>;

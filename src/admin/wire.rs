@@ -2,6 +2,7 @@
 //! a field here is a promise to clients. Times are RFC 3339 in UTC, or null.
 
 pub mod decision;
+pub mod json;
 mod store;
 
 use std::collections::BTreeMap;
@@ -402,7 +403,7 @@ pub struct JournalLine {
     pub subject: String,
     pub changes: Vec<RecordChange>,
     /// What was done with the store itself.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<Map<String, Value>>,
 }
 

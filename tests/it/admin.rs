@@ -195,7 +195,7 @@ fn everything_wrong_with_a_request_is_said_at_once() {
     }
     let long = format!("{{\"name\":\"{}\"}}", "x".repeat(octroi::admin::MAX_BODY));
     let answer = admin.send(&request("POST", "/v1/machines", "localhost", "Content-Type: application/json\r\n", &long)).unwrap();
-    answer.refused(400, "invalid");
+    answer.refused(413, "body_too_large");
     for (target, pointers) in [
         ("/v1/keys?limit=0&cursor=x&status=dead&environment=P&machine=m&stauts=1", 6),
         ("/v1/machines?limit=501&limit=1", 1),

@@ -17,8 +17,7 @@ use super::super::named;
 use super::super::output;
 use super::super::request::Reason;
 use super::results::{Results, Row};
-use crate::admin::wire::{BulkItem, KeyView, List};
-use crate::admin::{self, Problem};
+use crate::admin::wire::{BulkItem, KeyView, List, json};
 
 /// Lines in one request: few enough that little is unsure after an interruption.
 const BATCH: usize = 500;
@@ -82,10 +81,19 @@ impl Run<'_> {
 
     /// The line, unless it is dealt with already.
     fn read(&mut self, number: u64, text: &[u8]) -> Result<Option<Line>, Failure> {
-        let mut line = match admin::json::parse(text) {
+        let mut line = match json::parse(text) {
             Ok(key) => Line { number, key },
             Err(errors) => {
-                let row = Row::refused(number, "", "invalid", Problem::invalid(errors).detail);
+                let row = Row::refused(
+                    number,
+                    "",
+                    "invalid",
+                    errors
+                        .iter()
+                        .map(|e| format!("{}: {}", e.pointer, e.message).trim_start_matches(": ").to_owned())
+                        .collect::<Vec<_>>()
+                        .join("; "),
+                );
                 return self.record(&[row]).map(|()| None);
             }
         };

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::wire::FieldError;
+use super::FieldError;
 
 /// The most members that are named as standing there twice.
 const MOST: usize = 20;
