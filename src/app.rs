@@ -184,6 +184,9 @@ pub fn serve(path: &Path) -> Result<(), StartError> {
         for (name, address) in gateway.addresses() {
             tracing::info!(listener = %name, %address, "listening");
         }
+        if let Some(address) = gateway.admin_address() {
+            tracing::info!(listener = "admin", %address, "listening");
+        }
         Ok(())
     })
 }

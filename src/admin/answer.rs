@@ -64,6 +64,7 @@ fn write_problem(problem: &Problem, id: &RequestId, response: &mut Response) {
         | Code::PreconditionFailed
         | Code::IdempotencyKeyReused
         | Code::Invalid
+        | Code::BodyTooLarge
         | Code::InternalError => {}
     }
 }

@@ -10,8 +10,8 @@ use http::{HeaderMap, header};
 use serde_json::{Map, Value};
 
 use super::MAX_BODY;
-use super::problem::Problem;
-use super::wire::FieldError;
+use super::problem::{Code, Problem};
+use super::wire::{FieldError, json};
 
 /// What a single value was read as, or what is wrong with it and where in it.
 pub type Read<T> = Result<T, Faults>;
@@ -40,10 +40,7 @@ impl Fields {
         if body.is_empty() {
             return Ok(Fields::default());
         }
-        match serde_json::from_slice(body) {
-            Ok(value) => Fields::of(value),
-            Err(error) => Err(Problem::invalid_at("", format!("is not JSON: {error}"))),
-        }
+        json::parse(body).map_err(Problem::invalid).and_then(Fields::of)
     }
 
     pub fn of(value: Value) -> Result<Fields, Problem> {
@@ -104,7 +101,7 @@ impl Fields {
     /// Everything that was not valid, unknown fields included.
     pub fn finish(mut self) -> Result<(), Problem> {
         for name in self.left.keys() {
-            let pointer = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
+            let pointer = format!("/{}", json::escaped(name));
             let message = format!("is not a field of this request; known: {}", self.known.join(", "));
             self.errors.push(FieldError { pointer, message });
         }
@@ -145,7 +142,7 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
 /// What is said of a body that could not be read to its end.
 pub fn unread(rejection: BytesRejection) -> Problem {
     match rejection.status() {
-        http::StatusCode::PAYLOAD_TOO_LARGE => Problem::invalid_at("", format!("is longer than {MAX_BODY} bytes")),
+        http::StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::BodyTooLarge, format!("the body is longer than {MAX_BODY} bytes")),
         _ => Problem::invalid_at("", "did not arrive whole"),
     }
 }

@@ -2,7 +2,7 @@
 
 pub mod bulk;
 mod filter;
-mod warn;
+pub(super) mod warn;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -254,7 +254,17 @@ pub async fn regenerate(
     let grace = fields.optional("grace", values::span).unwrap_or_default();
     let reason = take_reason(&mut fields);
     fields.finish()?;
-    commit(&admin, operator.origin(reason), Change::RegenerateKey(id, grace), demanded).await
+    let before = grace_before(&admin, id).await;
+    let mut made = commit(&admin, operator.origin(reason), Change::RegenerateKey(id, grace), demanded).await?;
+    let ended = before.and_then(|(key, now)| warn::grace_ended(&key, now));
+    made.body.warnings.splice(0..0, ended);
+    Ok(made)
+}
+
+/// The key as it is, for what is said of a grace afterwards. Whatever keeps it from being read keeps nobody from stopping a value.
+async fn grace_before(admin: &Admin, id: KeyId) -> Option<(Key, Timestamp)> {
+    let (kept, _) = find(admin, id).await.ok()?;
+    Some((kept.record, admin.clock.now().wall))
 }
 
 /// The old value that counts in grace ends now, because everybody has the new one.
@@ -265,7 +275,10 @@ pub async fn end_grace(
     demanded: IfMatch,
     fields: Fields,
 ) -> Changed {
-    act(&admin, op, &id, demanded, fields, Change::EndGrace).await
+    let before = grace_before(&admin, parse_id(&id)?).await;
+    let mut made = act(&admin, op, &id, demanded, fields, Change::EndGrace).await?;
+    made.body.warnings.extend(before.and_then(|(key, now)| warn::no_grace(&key, now)));
+    Ok(made)
 }
 
 pub async fn delete(
@@ -283,8 +296,14 @@ pub async fn delete(
 }
 
 async fn commit(admin: &Admin, origin: Origin, change: Change, demanded: IfMatch) -> Changed {
-    // Warnings are for whoever chose a label or permissions just now, not for whoever stops a key in a hurry.
-    let advise = matches!(change, Change::CreateKey(..) | Change::EditKey(..));
+    // Warnings are for whoever chose a label, permissions or a grace just now, not for whoever stops a key in a hurry.
+    let is_labelled = match &change {
+        Change::CreateKey(..) => true,
+        Change::EditKey(_, edit) => edit.label.is_some(),
+        _ => false,
+    };
+    let is_about = matches!(change, Change::CreateKey(..) | Change::EditKey(..));
+    let is_rotated = matches!(change, Change::RegenerateKey(..));
     let committed = admin.commit(origin, change, demanded).await?;
     let Left::Key(key) = committed.left else {
         return Err(Problem::new(Code::InternalError, "the change was made, and left something else than a key"));
@@ -296,8 +315,34 @@ async fn commit(admin: &Admin, origin: Origin, change: Change, demanded: IfMatch
     // The tag is that of the key, as a GET shows it: without value and warnings.
     let tag = Tag::of(committed.revision, &view);
     let secret = committed.secret.map(|secret| secret.reveal().to_string());
-    let warnings = if advise { warn::about(&key, machine.as_ref(), now) } else { Vec::new() };
+    let mut warnings = if is_about { warn::about(&key, machine.as_ref(), now) } else { Vec::new() };
+    if is_labelled {
+        warnings.extend(namesake(admin, &key).await.map(|other| warn::label_taken(&key.label, other)));
+    }
+    if is_rotated {
+        warnings.extend(warn::grace_beyond_expiry(&key));
+    }
     Ok(Tagged { body: KeyChanged { key: view, secret, warnings }, tag })
+}
+
+/// Another key of the same machine with the same label, among the first [`machines::MOST_LOOKED_AT`] of its keys.
+async fn namesake(admin: &Admin, key: &Key) -> Option<KeyId> {
+    let (id, machine, label) = (key.id, key.machine, key.label.clone());
+    let found = admin.ask(move |store| {
+        let mut last = None;
+        for _ in 0..machines::MOST_LOOKED_AT / machines::CHUNK {
+            let chunk = store.keys(Some(machine), last, machines::CHUNK)?;
+            if let Some(other) = chunk.iter().find(|other| other.label == label && other.id != id) {
+                return Ok(Some(other.id));
+            }
+            if chunk.len() < machines::CHUNK {
+                break;
+            }
+            last = chunk.last().map(|key| key.id);
+        }
+        Ok(None)
+    });
+    found.await.ok().flatten()
 }
 
 impl Admin {

@@ -68,7 +68,7 @@ fn whole() -> Value {
                 "description": "It was not done. `code` says why in one word: `invalid` (400; `errors` has everything that is wrong), \
                     `token_missing` or `token_invalid` (401), `right_missing` (403; `right` names it), `host_denied` (403), `not_found` (404), \
                     `method_not_allowed` (405), `conflict` (409), `precondition_failed` (412), `idempotency_key_reused` (422), \
-                    `too_many_failures` (429, with `Retry-After`), `internal_error` (500), `store_unavailable` (503, with `Retry-After`).",
+                    `too_many_failures` (429, with `Retry-After`), `body_too_large` (413), `internal_error` (500), `store_unavailable` (503, with `Retry-After`).",
                 "content": {"application/problem+json": {"schema": problem}},
             }},
             "schemas": definitions,

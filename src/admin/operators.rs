@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::door::{Pass, Requester};
 use super::fields::Fields;
-use super::keys::take_expiry;
+use super::keys::{take_expiry, warn};
 use super::machines::{CHUNK, take_reason};
 use super::page::{Page, Params, cursor};
 use super::problem::{Code, Problem};
@@ -120,6 +120,7 @@ fn refuse_fixed(fields: &mut Fields, current: &OperatorView) {
     fields.unchangeable("created_at", &own(&current.created_at), "it is history");
     fields.unchangeable("created_by", &own(&current.created_by), "it is history");
     fields.unchangeable("secret", &Value::Null, "tokens are made by the gateway: use POST …/regenerate for another one");
+    fields.unchangeable("warnings", &json!([]), "they are the gateway's");
     // These move with every use, also between a client's GET and its PATCH.
     for name in ["last_used_at", "last_used_ip"] {
         fields.disregard(name);
@@ -176,6 +177,11 @@ pub async fn delete(
 }
 
 async fn commit(admin: &Admin, origin: Origin, change: Change, demanded: IfMatch) -> Changed {
+    let is_expiry = match &change {
+        Change::CreateOperator(_) => true,
+        Change::EditOperator(_, edit) => edit.expires_at.is_some(),
+        _ => false,
+    };
     let committed = admin.commit(origin, change, demanded).await?;
     let Left::Operator(operator) = committed.left else {
         return Err(Problem::new(Code::InternalError, "the change was made, and left something else than an operator"));
@@ -184,7 +190,8 @@ async fn commit(admin: &Admin, origin: Origin, change: Change, demanded: IfMatch
     // The tag is that of the operator, as a GET shows it: without the token.
     let tag = Tag::of(committed.revision, &view);
     let secret = committed.secret.map(|token| token.reveal().to_string());
-    Ok(Tagged { body: OperatorChanged { operator: view, secret }, tag })
+    let past = warn::token_past(&operator, admin.clock.now().wall).filter(|_| is_expiry);
+    Ok(Tagged { body: OperatorChanged { operator: view, secret, warnings: Vec::from_iter(past) }, tag })
 }
 
 impl Admin {

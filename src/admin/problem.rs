@@ -29,6 +29,8 @@ pub enum Code {
     Invalid,
     /// The rest of a body did not come.
     BodyTimeout,
+    /// The body is longer than [`super::MAX_BODY`].
+    BodyTooLarge,
     StoreUnavailable,
     InternalError,
 }
@@ -63,6 +65,7 @@ impl Code {
             }
             Code::Invalid => ("invalid", StatusCode::BAD_REQUEST, "The request is not valid"),
             Code::BodyTimeout => ("body_timeout", StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time"),
+            Code::BodyTooLarge => ("body_too_large", StatusCode::PAYLOAD_TOO_LARGE, "The request's body is too large"),
             Code::StoreUnavailable => ("store_unavailable", StatusCode::SERVICE_UNAVAILABLE, "The store cannot be used now"),
             Code::InternalError => ("internal_error", StatusCode::INTERNAL_SERVER_ERROR, "The gateway failed"),
         }
@@ -140,7 +143,7 @@ impl Problem {
 }
 
 fn place(pointer: &str) -> &str {
-    if pointer.is_empty() { "body" } else { pointer }
+    if pointer.is_empty() { "body" } else { pointer.trim_end_matches(':') }
 }
 
 impl IntoResponse for Problem {
@@ -205,6 +208,7 @@ mod tests {
     #[test]
     fn the_detail_of_a_single_fault_says_all() {
         assert_eq!(Problem::invalid_at("/tier", "no such tier").detail, "/tier: no such tier");
+        assert_eq!(Problem::invalid_at("if-match:", "is no tag").detail, "if-match: is no tag");
         assert_eq!(Problem::invalid_at("", "must be an object").detail, "body: must be an object");
     }
 }

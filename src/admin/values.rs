@@ -12,7 +12,7 @@ use super::fields::{Faults, Read, kind};
 use super::wire::FieldError;
 use crate::model::operator::OperatorStatus;
 use crate::model::secret::masked;
-use crate::model::{Environment, Organizations, PermissionSet, Right, Rights, TierName, Timestamp};
+use crate::model::{Environment, KeyId, MachineId, OperatorId, Organizations, PermissionSet, Right, Rights, TierName, Timestamp};
 
 /// Longest texts, in characters.
 const MAX_NAME: usize = 200;
@@ -26,7 +26,7 @@ const MAX_ENTRIES: usize = 1_000;
 /// A hundred years: beyond it somebody mistook the unit.
 const MAX_SPAN: Duration = Duration::from_secs(100 * 366 * 86_400);
 
-/// The name of a machine or the label of a key: one line, not blank.
+/// The name of a machine or operator or the label of a key: one line, not blank, and not taken for an id where either can stand.
 pub fn name(value: Value) -> Read<String> {
     let text = string(value)?;
     if text.trim().is_empty() {
@@ -37,6 +37,9 @@ pub fn name(value: Value) -> Read<String> {
     }
     if text.chars().any(char::is_control) {
         return Err("must not hold control characters".into());
+    }
+    if text.parse::<MachineId>().is_ok() || text.parse::<KeyId>().is_ok() || text.parse::<OperatorId>().is_ok() {
+        return Err("must not be an id: commands take either, and would find another one by it".into());
     }
     at_most(text, MAX_NAME)
 }
@@ -249,6 +252,11 @@ mod tests {
         for bad in [json!(""), json!("  "), json!(" a"), json!("a\nb"), json!("a\u{0}"), json!("x".repeat(201)), json!(7), json!(["a"])] {
             assert!(name(bad.clone()).is_err(), "{bad}");
         }
+        let ids = [MachineId::from_u128(1).to_string(), KeyId::from_u128(1).to_string(), OperatorId::from_u128(1).to_string()];
+        for id in ids {
+            assert!(name(json!(id)).is_err() && name(json!(format!("{id} of old"))).is_ok(), "{id}");
+        }
+        assert!(name(json!("mac_mini")).is_ok());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! a field here is a promise to clients. Times are RFC 3339 in UTC, or null.
 
 pub mod decision;
+pub mod json;
 mod store;
 
 use std::collections::BTreeMap;
@@ -225,7 +226,7 @@ pub struct KeyChanged {
 /// Something that was accepted and is probably not what was meant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Warning {
-    /// `label_vague`, `permission_not_held` or `expires_in_past`.
+    /// `label_vague`, `label_taken`, `permission_not_held`, `expires_in_past`, `grace_ended`, `grace_beyond_expiry` or `no_grace`.
     pub code: String,
     pub pointer: String,
     pub message: Message,
@@ -305,6 +306,7 @@ pub struct OperatorChanged {
     /// The new token, where one was made; it is shown this once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
+    pub warnings: Vec<Warning>,
 }
 
 /// Who makes a request, and what they may do.
@@ -401,6 +403,9 @@ pub struct JournalLine {
     /// The id of what the change is about; `store` for what was done with the store itself.
     pub subject: String,
     pub changes: Vec<RecordChange>,
+    /// What was done with the store itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<Map<String, Value>>,
 }
 
 /// What became of one record.

@@ -99,6 +99,11 @@ impl Client {
         Client { patience: LONG_PATIENCE, ..self }
     }
 
+    /// Whether the gateway is named by a URL: it may run on another machine, with other folders.
+    pub fn is_remote(&self) -> bool {
+        matches!(self.address, Address::Url(_))
+    }
+
     pub fn get(&self, target: &str) -> Result<Value, Failure> {
         self.ask("GET", target, None)
     }

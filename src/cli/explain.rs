@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Read;
+use std::net::IpAddr;
 
 use clap::Args;
 use serde_json::{Map, Value};
@@ -11,7 +12,8 @@ use super::client::{Client, understand};
 use super::failure::{Failure, Outcome};
 use super::named;
 use super::output::{self, tame};
-use super::request::{Body, Reason, Shared};
+use super::request::{Body, Reason, Shared, now};
+use super::when::{Side, meant};
 use crate::admin::wire::decision::{ExplainView, StepView, WindowView};
 use crate::model::KeyId;
 use crate::model::secret::has_form;
@@ -31,8 +33,8 @@ pub struct Explain {
     method: String,
     /// Where the request comes from
     #[arg(long, value_name = "ADDRESS")]
-    ip: Option<String>,
-    /// Judge another time than now, RFC 3339
+    ip: Option<IpAddr>,
+    /// Judge another time than now: 30d from now, a day, or an RFC 3339 time
     #[arg(long, value_name = "TIME")]
     at: Option<String>,
     /// A header field of the request, 'Name: value'; repeat it for several
@@ -44,11 +46,12 @@ pub struct Explain {
 
 impl Explain {
     pub fn run(self) -> Outcome {
+        let at = self.at.as_deref().map(|text| meant("--at", text, Side::Future, now())).transpose()?;
         let body = Body::default()
             .with("method", Some(self.method))
             .with("url", Some(self.url))
-            .with("ip", self.ip)
-            .with("at", self.at)
+            .with("ip", self.ip.map(|ip| ip.to_string()))
+            .with("at", at.map(|at| at.to_string()))
             .with("headers", headers(&self.headers)?);
         let client = self.shared.client()?;
         let body = match &self.key {

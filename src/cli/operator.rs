@@ -145,7 +145,7 @@ impl Command {
 impl Create {
     fn run(self) -> Outcome {
         let body = Body::default().with("name", Some(self.name)).with_list("rights", &self.rights);
-        let body = with_expiry(body, self.expires.as_deref()).because(&self.reason);
+        let body = with_expiry(body, self.expires.as_deref())?.because(&self.reason);
         reveal(&self.shared, self.quiet, self.shared.client()?.ask("POST", "/v1/operators", Some(&body))?)
     }
 }
@@ -163,7 +163,7 @@ impl ListArgs {
 
 impl Edit {
     fn run(self) -> Outcome {
-        let body = with_expiry(Body::default().with_list("rights", &self.rights), self.expires.as_deref());
+        let body = with_expiry(Body::default().with_list("rights", &self.rights), self.expires.as_deref())?;
         if body.is_empty() {
             return Err(Failure::Usage("nothing to change: name --right or --expires".into()));
         }
@@ -209,7 +209,10 @@ fn show(shared: &Shared, operator: Value) -> Outcome {
     if shared.wants_json() {
         return output::print_json(&operator);
     }
-    output::print(&details(&understand(operator)?, now()))
+    let warnings = output::warnings(&operator)?;
+    output::print(&details(&understand(operator)?, now()))?;
+    output::warn(&warnings);
+    Ok(())
 }
 
 /// Shows an operator with their new token, which stands on a line of its own so that it can be copied whole.
@@ -217,13 +220,13 @@ fn reveal(shared: &Shared, quiet: bool, made: Value) -> Outcome {
     if shared.wants_json() {
         return output::print_once(&(json(&made)? + "\n"));
     }
-    let OperatorChanged { operator, secret } = understand(made)?;
+    let OperatorChanged { operator, secret, warnings } = understand(made)?;
     let token = secret.ok_or_else(|| Failure::Refused("the gateway made the token and did not send it: regenerate it".into()))?;
-    if quiet {
-        return output::print_once(&format!("{token}\n"));
-    }
     let advice = "This token is shown only this once: keep it now. Commands take it from OCTROI_TOKEN.";
-    output::print_once(&format!("{}\n{token}\n\n{advice}\n", details(&operator, now())))
+    let text = if quiet { format!("{token}\n") } else { format!("{}\n{token}\n\n{advice}\n", details(&operator, now())) };
+    output::print_once(&text)?;
+    output::warn(&warnings);
+    Ok(())
 }
 
 fn table(operators: &[OperatorView], now: Timestamp) -> String {

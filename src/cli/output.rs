@@ -5,9 +5,12 @@ use std::io::{ErrorKind, Write};
 
 use clap::ValueEnum;
 use serde::Serialize;
+use serde_json::Value;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use super::client::understand;
 use super::failure::{Failure, Outcome};
+use crate::admin::wire::Warning;
 
 /// How a command shows what it got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -42,6 +45,18 @@ pub fn print_json(value: &impl Serialize) -> Outcome {
 pub fn note(text: &str) {
     // There is nowhere left to say that it could not be said.
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// What an answer to a change warns of.
+pub fn warnings(answer: &Value) -> Result<Vec<Warning>, Failure> {
+    answer.get("warnings").cloned().map(understand).transpose().map(Option::unwrap_or_default)
+}
+
+/// Prints to stderr what was accepted and is probably not what was meant.
+pub fn warn(warnings: &[Warning]) {
+    for warning in warnings {
+        note(&format!("warning: {}", tame(&warning.message.en)));
+    }
 }
 
 /// Indented JSON without a line end after it.

@@ -15,9 +15,10 @@ pub fn ask_or_open<T>(
 ) -> Result<T, Failure> {
     match (ask(), shared.settings()) {
         (Err(Failure::Unreachable(_)), Some(file)) => open(&load(&file)?),
-        (Err(Failure::Unreachable(why)), None) => {
-            Err(Failure::Unreachable(format!("{why}. With --config FILE this can be done to a stopped gateway, too")))
-        }
+        (Err(Failure::Unreachable(why)), None) => Err(Failure::Unreachable(format!(
+            "{}. With --config FILE this can be done to a stopped gateway, too",
+            why.trim_end_matches('?')
+        ))),
         (answer, _) => answer,
     }
 }

@@ -47,14 +47,26 @@ pub enum Side {
     Future,
 }
 
-/// The time that a person means by `30d` (before or after now) or by writing it out in RFC 3339; `option` is where it was said.
+/// The time that a person means by `30d` (before or after now), by a day (its beginning in UTC) or by writing it out in RFC 3339; `option` is where it was said.
 pub fn meant(option: &str, text: &str, side: Side, now: Timestamp) -> Result<Timestamp, Failure> {
     let away = span(text).map(|span| match side {
         Side::Past => now.0.saturating_sub(span),
         Side::Future => now.0.saturating_add(span),
     });
-    let wrong = || Failure::Usage(format!("{option}: {text:?} is no time; write 30d, 12h, 45m, or 2027-01-31T00:00:00Z"));
-    away.map(Timestamp).or_else(|| Timestamp::parse(text)).ok_or_else(wrong)
+    let day = || Timestamp::parse(&format!("{text}T00:00:00Z"));
+    let wrong = || Failure::Usage(format!("{option}: {text:?} is no time; write 30d, 12h, 45m, 2027-01-31, or 2027-01-31T00:00:00Z"));
+    away.map(Timestamp).or_else(|| Timestamp::parse(text)).or_else(day).ok_or_else(wrong)
+}
+
+/// Whether `text` is a length of time.
+pub fn is_span(text: &str) -> bool {
+    span(text).is_some()
+}
+
+/// Refuses what is no length of time; `option` is where it was said.
+pub fn checked_span(option: &str, text: &str) -> Result<(), Failure> {
+    let wrong = || Failure::Usage(format!("{option}: {text:?} is no length of time; write 24h, 7d, 45m"));
+    is_span(text).then_some(()).ok_or_else(wrong)
 }
 
 /// `30d`, `12h`, `45m`, `10s` in milliseconds.
@@ -112,12 +124,13 @@ mod tests {
             ("12h", Side::Future, "2027-01-15T20:00:00.000Z"),
             ("45m", Side::Past, "2027-01-15T07:15:00.000Z"),
             ("0s", Side::Past, "2027-01-15T08:00:00.000Z"),
+            ("2027-01-31", Side::Past, "2027-01-31T00:00:00.000Z"),
             ("2027-01-31T00:00:00+01:00", Side::Past, "2027-01-30T23:00:00.000Z"),
         ];
         for (text, side, expected) in cases {
             assert_eq!(meant("--x", text, side, now).unwrap().to_string(), expected, "{text}");
         }
-        for wrong in ["", "d", "-1d", "+1d", "1w", "30", "é", "tomorrow", "2027-01-31", "9223372036854775807d"] {
+        for wrong in ["", "d", "-1d", "+1d", "1w", "30", "é", "tomorrow", "2027-02-30", "9223372036854775807d"] {
             assert!(matches!(meant("--x", wrong, Side::Past, now), Err(Failure::Usage(text)) if text.starts_with("--x: ")), "{wrong}");
         }
     }

@@ -239,18 +239,32 @@ impl Key {
 pub fn is_vague(label: &str) -> bool {
     /// Articles and the like, what every key is, where it may be used, and what is typed to get past a field: in French and English.
     #[rustfmt::skip]
-    const EMPTY_WORDS: [&str; 74] = [
+    const EMPTY_WORDS: &[&str] = &[
         "a", "an", "the", "my", "our", "new", "old", "one", "first", "second", "for", "of", "other", "another", "some", "temporary",
         "d", "de", "du", "des", "l", "la", "le", "les", "ma", "mon", "mes", "notre", "nos", "nouveau", "nouvelle", "une", "un", "pour",
         "autre", "premiere", "première", "temporaire",
         "api", "cle", "clé", "cles", "clés", "clef", "clefs", "key", "keys", "token", "jeton", "secret", "valeur", "value", "app",
         "prod", "production", "dev", "test", "tests", "essai", "essais", "staging", "recette", "demo", "démo",
-        "default", "defaut", "défaut", "par", "temp", "tmp", "foo", "xxx", "asdf", "abc",
+        "default", "defaut", "défaut", "par", "temp", "tmp", "foo", "bar", "baz", "xxx", "asdf", "abc", "qwerty", "azerty", "toto",
+        "titi", "tata", "bla", "blah", "dummy", "sample", "example", "exemple", "testing", "tester",
+        "main", "primary", "principal", "principale", "secondary", "secondaire", "seconde", "deuxieme", "deuxième", "third", "n", "nr", "no",
+        "last", "derniere", "dernière", "dernier", "final", "finale", "ancien", "ancienne", "vieux", "vieille", "general", "général",
+        "générale", "generic", "générique", "generique", "copy", "copie", "backup", "provisoire", "provisional", "this", "cette",
+        "truc", "trucs", "machin", "bidule", "chose", "thing", "things", "stuff", "misc", "miscellaneous", "various", "whatever",
+        "divers", "diverse", "diverses", "autres", "others",
+        "à", "supprimer", "effacer", "jeter", "to", "be", "delete", "deleted", "remove", "removed", "todo",
+        "sans", "nom", "titre", "name", "unnamed", "untitled", "noname", "nameless", "inconnu", "inconnue", "unknown", "none",
     ];
+    /// Of a word with a number at its end, this much must be left without it: `tmp2` is a `tmp`, `d365` is a product.
+    const STEM: usize = 3;
     let number = |word: &str| word.strip_prefix('v').unwrap_or(word).chars().all(|c| c.is_ascii_digit());
     let lower = label.to_lowercase();
     let mut words = lower.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty());
-    words.all(|word| EMPTY_WORDS.contains(&word) || number(word))
+    let numbered = |word: &str| {
+        let stem = word.trim_end_matches(|c: char| c.is_ascii_digit());
+        stem.len() >= STEM && EMPTY_WORDS.contains(&stem)
+    };
+    words.all(|word| EMPTY_WORDS.contains(&word) || number(word) || numbered(word))
 }
 
 #[cfg(test)]
@@ -422,13 +436,58 @@ mod tests {
             "xxx",
             "clé d'API",
             "asdf",
+            "tmp2",
+            "temp2",
+            "truc",
+            "machin",
+            "Machin 3",
+            "divers",
+            "provisoire",
+            "backup",
+            "Clé principale",
+            "Main key",
+            "key for testing",
+            "à supprimer",
+            "A SUPPRIMER",
+            "to delete",
+            "sans nom",
+            "no name",
+            "unnamed key",
+            "test key 2",
+            "nouvelle clé",
+            "clé de test",
+            "Clé n° 2",
+            "key1",
+            "test-key-3",
+            "ancienne clé de prod",
+            "second API token",
+            "stuff",
+            "toto",
         ];
         for vague in vague {
             assert!(is_vague(vague), "{vague}");
         }
-        for good in
-            ["Production - Facturation", "prod billing v2", "Clé du portail fournisseurs", "staging/ETL", "計費 v2", "SAP", "Demo shop"]
-        {
+        let good = [
+            "Production - Facturation",
+            "Production - Facturation v2",
+            "prod billing",
+            "prod billing v2",
+            "staging ETL backup job",
+            "Clé du portail fournisseurs",
+            "staging/ETL",
+            "計費 v2",
+            "SAP",
+            "Demo shop",
+            "D365 prod",
+            "S3 backup",
+            "test bench 7",
+            "Sauvegarde nocturne - prod",
+            "Machine à café",
+            "billing main",
+            "Tmpl renderer",
+            "prod - divers services comptables",
+        ];
+        for good in good {
             assert!(!is_vague(good), "{good}");
         }
     }

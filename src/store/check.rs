@@ -126,6 +126,10 @@ pub fn export(path: &Path, noted: &[Head]) -> Result<Verified, StoreError> {
             break;
         }
     }
+    if check.line == 0 {
+        let why = "there is nothing in it: an export holds a change a line".to_owned();
+        check.found.flaw = Some(Flaw { file: path.to_owned(), line: 1, seq: None, why });
+    }
     Ok(check.finish())
 }
 

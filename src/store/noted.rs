@@ -71,6 +71,6 @@ pub fn judge(folder: &Path, journal: &Journal) -> Result<(), StoreError> {
     };
     Err(StoreError::Unusable(format!(
         "{why}. A lost or restored journal would bring revoked keys back; restore the newer journal. Only if the loss is accepted: octroi store \
-         restore --accept-rollback"
+         restore --accept-rollback --config SETTINGS"
     )))
 }

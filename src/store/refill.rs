@@ -143,7 +143,7 @@ fn knows_it_all(folder: &Path, journal: &Journal, applied: Seq) -> Result<(), St
 fn foreign(folder: &Path, seq: Seq) -> StoreError {
     StoreError::Unusable(format!(
         "change {seq} in {} is not the one that {} was made from: the journal comes from elsewhere, or was changed; bring the right one back. \
-         Only if its loss is accepted, and with it that revoked keys may be valid again: octroi store restore --accept-rollback",
+         Only if its loss is accepted, and with it that revoked keys may be valid again: octroi store restore --accept-rollback --config SETTINGS",
         folder.join("journal").display(),
         folder.join("sled").display()
     ))
@@ -206,7 +206,7 @@ fn older(folder: &Path, journal: &Journal, applied: Seq) -> StoreError {
         ),
         None => format!(
             "the journal in {} is older than its mirror: it ends with change {tail}, the mirror holds changes up to {applied}. A lost or restored \
-             journal would bring revoked keys back; restore the newer journal. Only if the loss is accepted: octroi store restore --accept-rollback",
+             journal would bring revoked keys back; restore the newer journal. Only if the loss is accepted: octroi store restore --accept-rollback --config SETTINGS",
             folder.display()
         ),
     })

@@ -80,7 +80,7 @@ fn good(verified: Verified) -> Result<Verified, StoreError> {
 fn bad(flaw: &Flaw) -> StoreError {
     StoreError::Unusable(format!(
         "{flaw}; bring the journal back from a backup that is as new. Only if a loss is accepted, and with it that revoked keys may be valid \
-         again: octroi store restore --accept-rollback"
+         again: octroi store restore --accept-rollback --config SETTINGS"
     ))
 }
 

@@ -195,7 +195,7 @@ fn everything_wrong_with_a_request_is_said_at_once() {
     }
     let long = format!("{{\"name\":\"{}\"}}", "x".repeat(octroi::admin::MAX_BODY));
     let answer = admin.send(&request("POST", "/v1/machines", "localhost", "Content-Type: application/json\r\n", &long)).unwrap();
-    answer.refused(400, "invalid");
+    answer.refused(413, "body_too_large");
     for (target, pointers) in [
         ("/v1/keys?limit=0&cursor=x&status=dead&environment=P&machine=m&stauts=1", 6),
         ("/v1/machines?limit=501&limit=1", 1),
@@ -482,8 +482,45 @@ fn what_is_probably_a_mistake_is_accepted_with_a_warning() {
     assert_eq!((&made["status"], &made["effective_permissions"]), (&json!("expired"), &json!(["sensors:read"])));
     let better = json!({"label": "prod - billing v1", "permissions": ["sensors:read"], "expires_at": null});
     assert_eq!(admin.done("PATCH", &url(&made), better)["warnings"], json!([]));
+    let twin = admin.key(&machine, json!({"label": "prod - billing v1"}));
+    assert_eq!(of(&twin), [("label_taken".to_owned(), "/label".to_owned())]);
+    assert!(text(&twin["warnings"][0]["message"]["fr"]).contains(&text(&made["id"])), "{twin}");
+    assert_eq!(admin.done("PATCH", &url(&twin), json!({"label": "prod - billing v2"}))["warnings"], json!([]));
     let unknown = admin.ask("PATCH", &url(&made), Some(&json!({"permissions": ["sensors:raed"]})));
     assert!(text(&unknown.json()["errors"][0]["message"]).contains("known: sensors:read, config:write, admin"), "{}", unknown.json());
+}
+
+#[test]
+fn a_grace_that_ends_early_or_never_ran_is_told() {
+    let (_upstream, _gateway, admin) = start();
+    let machine = admin.machine(json!({"name": "caller", "permissions": ["sensors:read"]}));
+    let key = admin.key(&machine, json!({"label": "prod - billing v1", "expires_in": "10d"}));
+    let act = |verb: &str, body: Value| admin.done("POST", &format!("{}/{verb}", url(&key)), body);
+    let codes = |answer: &Value| -> Vec<String> { answer["warnings"].as_array().unwrap().iter().map(|w| text(&w["code"])).collect() };
+    assert_eq!(codes(&act("end-grace", json!({}))), ["no_grace"]);
+    let first = act("regenerate", json!({"grace": "7d"}));
+    assert_eq!(first["warnings"], json!([]));
+    let second = act("regenerate", json!({"grace": "11d"}));
+    assert_eq!(codes(&second), ["grace_ended", "grace_beyond_expiry"]);
+    let promised = &first["old_values"][0];
+    for language in ["fr", "en"] {
+        let message = text(&second["warnings"][0]["message"][language]);
+        assert!(message.contains(&text(&promised["hint"])) && message.contains(&text(&promised["counts_until"])), "{message}");
+    }
+    assert_eq!(act("end-grace", json!({}))["warnings"], json!([]));
+    assert_eq!(codes(&act("end-grace", json!({}))), ["no_grace"]);
+    assert_eq!(act("regenerate", json!({}))["warnings"], json!([]), "nothing counted any more");
+}
+
+#[test]
+fn a_token_that_is_over_from_the_beginning_is_told() {
+    let (_upstream, _gateway, admin) = start();
+    let body = json!({"name": "late", "rights": ["machines:read"], "expires_at": "2020-01-01T00:00:00Z"});
+    let made = admin.done("POST", "/v1/operators", body);
+    assert_eq!(made["warnings"][0]["code"], "expires_in_past");
+    let url = format!("/v1/operators/{}", text(&made["id"]));
+    assert_eq!(admin.done("PATCH", &url, json!({"rights": ["machines:write"]}))["warnings"], json!([]), "it is not about the expiry");
+    assert_eq!(admin.done("PATCH", &url, json!({"expires_in": "1d"}))["warnings"], json!([]));
 }
 
 #[test]

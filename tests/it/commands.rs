@@ -188,6 +188,26 @@ fn exit_codes_say_what_kind_of_no_it_was() {
     for wrong in [&["key", "create"][..], &["key", "frobnicate"], &["machine", "list", "--output", "xml"], &["nonsense"], &[]] {
         assert!(!shell.run(wrong).failed(2).is_empty(), "{wrong:?}");
     }
+    let label = "prod - billing v1";
+    let misspelt: [(&str, &[&str]); 7] = [
+        ("--expires", &["key", "edit", label, "--expires", "10"]),
+        ("--expires", &["operator", "create", "new", "--right", "machines:read", "--expires", "2027-01-31"]),
+        ("--grace", &["key", "regenerate", label, "--grace", "abc"]),
+        ("--ip", &["explain", "/v1/sensors", "--ip", "999"]),
+        ("--at", &["explain", "/v1/sensors", "--at", "tomorrow"]),
+        ("--since", &["journal", "list", "--since", "yesterday"]),
+        ("--until", &["journal", "list", "--until", "soon"]),
+    ];
+    for (option, args) in misspelt {
+        assert!(shell.run(args).failed(2).contains(option), "{args:?}");
+    }
+    for option in ["--unused-since", "--expiring-before"] {
+        shell.run(&["key", "list", option, "2026-01-01"]).done();
+    }
+    let nothing = shell.run(&["key", "end-grace", label]);
+    assert!(nothing.done().contains(label) && nothing.err.contains("nothing to end"), "{nothing:?}");
+    let past = shell.run(&["operator", "create", "late", "--right", "machines:read", "--expires", "2020-01-01T00:00:00Z", "--quiet"]);
+    assert!(!past.done().is_empty() && past.err.contains("warning: 2020-01-01"), "{past:?}");
     for verb in ["revoke", "delete"] {
         let asked = shell.run(&["key", verb, "prod - billing v1"]);
         assert!(asked.failed(2).contains("say --yes"), "{asked:?}");

@@ -368,6 +368,6 @@ fn the_command_explains_for_people_and_for_programs() {
         );
     }
     assert_eq!(explain(&id, &["--output", "json"]).json()["verdict"], "ok", "GET falls to the route below");
-    assert!(explain(&id, &["--at", "noon"]).failed(1).contains("RFC 3339"));
+    assert!(explain(&id, &["--at", "noon"]).failed(2).contains("--at"));
     assert!(explain("no such key", &[]).failed(1).contains("no key has the id or label"));
 }

@@ -169,7 +169,7 @@ fn j_list_takes_ids_and_names_and_show_tells_each_field() {
     assert_eq!(kinds(&["--subject", "prod - reports v1", "--what", "key"]), ["key.created"]);
     assert!(world.run(&["list", "--subject", "prod - billing v2"]).failed(1).contains("no key has the id or label"));
     assert_eq!(kinds(&["--what", "machine", "--limit", "2"]), ["machine.created", "machine.deleted"]);
-    assert!(world.run(&["list", "--since", "soon"]).failed(1).contains("RFC 3339"));
+    assert!(world.run(&["list", "--since", "soon"]).failed(2).contains("--since"));
     let edited = world.json(&["list", "--what", "key.edited"])["data"][0]["seq"].to_string();
     let shown = world.run(&["show", &edited]);
     for words in ["Reason   ticket 6", "label  prod - billing v1  prod - billing v4", "tier   none               free"] {
@@ -208,6 +208,10 @@ fn j_a_running_gateway_verifies_and_an_export_verifies_without_it() {
     assert!(head.starts_with("14:") && world.run(&["verify"]).done().contains(&head));
 
     let exported = world.run(&["export", "--output-file", "all.ndjson"]);
+    assert!(world.run(&["export", "--output-file", "all.ndjson"]).failed(1).contains("is there already"));
+    std::fs::write(world.gateway.dir().join("empty.ndjson"), "").unwrap();
+    let empty = run(octroi(world.gateway.dir(), &["journal", "verify", "--file", "empty.ndjson"]));
+    assert!(empty.failed(1).contains("there is nothing in it"), "{empty:?}");
     assert_eq!((exported.done(), exported.err.as_str()), ("", format!("head {head}\n").as_str()));
     let all = fs::read_to_string(world.gateway.dir().join("all.ndjson")).unwrap();
     assert_eq!(world.run(&["export"]).done(), all);
@@ -285,6 +289,7 @@ fn j_verification_and_export_do_not_keep_changes_waiting() {
             let verified = world.admin.ask("GET", "/v1/journal/verify", None);
             assert_eq!(verified.status, 200, "{verified:?}");
             assert_eq!(verified.json()["valid"], true, "{verified:?}");
+            let _ = std::fs::remove_file(world.gateway.dir().join("all.ndjson"));
             world.run(&["export", "--output-file", "all.ndjson"]).done();
             assert!(
                 run(octroi(world.gateway.dir(), &["journal", "verify", "--file", "all.ndjson"])).done().contains("as they were written")

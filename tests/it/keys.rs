@@ -472,7 +472,7 @@ fn many_keys_are_made_from_a_file_and_a_bad_line_costs_none_of_the_others() {
     let by_id = text(&machine["id"]);
     lines.iter_mut().step_by(2).for_each(|l| *l = l.replace("\"machine\":\"\"", &format!("\"machine\":\"{by_id}\"")));
     lines[9] = "not JSON".into();
-    lines[19] = "[]".into();
+    lines[19] = r#"{"machine":"caller","label":"prod - twice v1","permissions":["config:write"],"permissions":null}"#.into();
     lines[29] = line("nobody", "prod - nobody v1");
     lines[39] = json!({"machine": "caller", "label": "", "tier": "gold", "oops": 1}).to_string();
     lines[49] = String::new();
@@ -492,6 +492,7 @@ fn many_keys_are_made_from_a_file_and_a_bad_line_costs_none_of_the_others() {
     for (number, code) in [(10, "invalid"), (20, "invalid"), (30, "invalid"), (40, "invalid")] {
         assert_eq!(of(number)["code"], code, "{number}");
     }
+    assert_eq!(of(20)["detail"], "/permissions: stands there twice; send it once");
     assert_eq!(of(40)["errors"].as_array().unwrap().len(), 3, "all at once: {}", of(40));
     for number in [1, 2, 500, 501, 1_200] {
         assert_eq!(of(number)["label"], json!(format!("prod - part {number}")));
@@ -507,7 +508,7 @@ fn many_keys_are_made_from_a_file_and_a_bad_line_costs_none_of_the_others() {
     lines[29] = line("caller", "prod - nobody v1");
     write(&gateway, "keys.ndjson", &lines);
     let ran = shell(&gateway, &args);
-    assert!(ran.failed(1).contains("1 keys were made, 3 lines were refused, 1195 had been made before"), "{ran:?}");
+    assert!(ran.failed(1).contains("1 key was made, 3 lines were refused, 1195 had been made before"), "{ran:?}");
     assert_eq!(admin.all("/v1/keys", 500).len(), 1_196);
 
     // Results of another input are not mixed up with these.
@@ -534,7 +535,7 @@ fn an_interrupted_run_goes_on_without_making_a_key_twice() {
     let lost = admin.all("/v1/keys", 500).into_iter().find(|key| key["label"] == "prod - part 100").unwrap();
     admin.done("DELETE", &url(&lost), Value::Null);
     let ran = shell(&gateway, &args);
-    assert!(ran.failed(1).contains("1 keys were made, 39 lines were refused, 60 had been made before"), "{ran:?}");
+    assert!(ran.failed(1).contains("1 key was made, 39 lines were refused, 60 had been made before"), "{ran:?}");
     let row = rows(&output).into_iter().find(|row| row["line"] == 61).unwrap();
     let id = admin.all("/v1/keys", 500).into_iter().find(|key| key["label"] == "prod - part 61").map(|key| text(&key["id"])).unwrap();
     assert!(row["code"] == "conflict" && text(&row["detail"]).contains(&format!("octroi key regenerate {id}")), "{row}");
@@ -576,7 +577,7 @@ fn keys_come_from_standard_input_and_go_to_standard_output() {
     let ran = run(command);
     let row: Value = serde_json::from_str(ran.done()).unwrap();
     assert_eq!(call(gateway.address(), &row["secret"]).status, 200);
-    assert!(ran.err.contains("1 keys were made, 0 lines were refused"), "{ran:?}");
+    assert!(ran.err.contains("1 key was made, 0 lines were refused"), "{ran:?}");
     shell(&gateway, &["key", "create", "--from", "nowhere.ndjson"]).failed(2);
     shell(&gateway, &["key", "create", "--from", "-", "--label", "x"]).failed(2);
     shell(&gateway, &["key", "create", "--machine", "caller"]).failed(2);

@@ -145,8 +145,26 @@ fn machines_and_keys_are_managed_from_another_machine() {
     assert_eq!(away.run(&["health"]).done(), "ready\n");
 
     let mut by_environment = octroi(gateway.dir(), &["machine", "list"]);
+    let relative = away.run(&["journal", "archive", "--to", "old"]);
+    assert!(relative.failed(2).contains("absolute path"), "{relative:?}");
     by_environment.env("OCTROI_TOKEN", &token).env("OCTROI_ADMIN", &away.options[1]).env("OCTROI_ADMIN_CA", &away.options[3]);
     assert!(run(by_environment).done().contains("caller"));
+}
+
+#[test]
+fn a_certificate_that_calls_itself_an_authority_is_refused_in_words() {
+    let (upstream, certificates) = (Upstream::plain(), Certificates::new());
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    certificates.write("cert.pem", &params.self_signed(&key).unwrap().pem());
+    certificates.write("key.pem", &key.serialize_pem());
+    let gateway = with_admin(&upstream, &certificates.setting(""));
+    let token = token(&gateway, "ops", Rights::from_iter([Right::MachinesRead]));
+    let url = format!("https://localhost:{}", gateway.admin_address().port());
+    let options = vec!["--admin".to_owned(), url, "--admin-ca".to_owned(), certificates.text("cert.pem")];
+    let refused = Away { gateway: &gateway, token: Some(&token), options }.run(&["machine", "list"]);
+    assert!(refused.failed(3).contains("basicConstraints=CA:FALSE"), "{refused:?}");
 }
 
 #[test]

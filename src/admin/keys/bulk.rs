@@ -102,7 +102,7 @@ fn read(admin: &Admin, mut fields: Fields) -> Result<(Change, Option<String>), P
 
 /// By its id or its name.
 fn machine(admin: &Admin, value: Value) -> Read<MachineId> {
-    let text = values::name(value)?;
+    let text = values::string(value)?;
     let found = text.parse().ok().or_else(|| admin.registry.machine_named(&text));
     found.filter(|id| admin.registry.machine(*id).is_some()).ok_or_else(|| format!("no machine has the id or name {text:?}").into())
 }

@@ -1,8 +1,9 @@
 //! What is accepted although it is probably not what was meant.
 
 use super::super::wire::{Message, Warning};
+use crate::model::key::OldValue;
 use crate::model::key::is_vague;
-use crate::model::{Key, Machine, PermissionName, Timestamp};
+use crate::model::{Key, KeyId, Machine, Operator, PermissionName, Timestamp};
 
 /// Everything about `key` that its maker should look at again.
 pub fn about(key: &Key, machine: Option<&Machine>, now: Timestamp) -> Vec<Warning> {
@@ -36,6 +37,60 @@ fn not_held(key: &Key, machine: &Machine) -> Vec<Warning> {
     lacking.map(|name| warning("permission_not_held", "/permissions", message(name))).collect()
 }
 
+/// The value in grace that was to count for longer and ended, since `before` got another value. Whoever has it was promised more.
+pub fn grace_ended(before: &Key, now: Timestamp) -> Option<Warning> {
+    let OldValue { hint, counts_until, .. } = before.in_grace().filter(|old| old.counts_until > now)?;
+    let message = Message {
+        fr: format!(
+            "l'ancienne valeur {hint}, promise jusqu'au {counts_until}, est refusée dès maintenant : une seule ancienne valeur compte"
+        ),
+        en: format!(
+            "the old value {hint}, which had been promised until {counts_until}, is refused from now on: one old value counts at a time"
+        ),
+    };
+    Some(warning("grace_ended", "/grace", message))
+}
+
+/// An old value counts no longer than its key.
+pub fn grace_beyond_expiry(key: &Key) -> Option<Warning> {
+    let at = key.expires_at.filter(|at| key.in_grace().is_some_and(|old| old.counts_until > *at))?;
+    let message = Message {
+        fr: format!("la clé expire le {at}, avant la fin du délai accordé à l'ancienne valeur : les deux sont alors refusées"),
+        en: format!("the key expires at {at}, before the grace of the old value ends: both are refused from then on"),
+    };
+    Some(warning("grace_beyond_expiry", "/grace", message))
+}
+
+pub fn no_grace(before: &Key, now: Timestamp) -> Option<Warning> {
+    let message = Message {
+        fr: "il n'y avait rien à terminer : aucune ancienne valeur de cette clé ne compte".to_owned(),
+        en: "there was nothing to end: no old value of this key counts".to_owned(),
+    };
+    let is_over = before.in_grace().is_none_or(|old| old.counts_until <= now);
+    is_over.then(|| warning("no_grace", "", message))
+}
+
+/// `other` has the label too.
+pub fn label_taken(label: &str, other: KeyId) -> Warning {
+    let message = Message {
+        fr: format!(
+            "la clé {other} de cette machine porte aussi le libellé « {label} » : les commandes devront les nommer par leur identifiant"
+        ),
+        en: format!("the key {other} of this machine has the label {label:?} too: commands will have to name either by its id"),
+    };
+    warning("label_taken", "/label", message)
+}
+
+/// An operator's token that is refused from the beginning.
+pub fn token_past(operator: &Operator, now: Timestamp) -> Option<Warning> {
+    let at = operator.expires_at.filter(|at| *at <= now)?;
+    let message = Message {
+        fr: format!("{at} est passé : le jeton est refusé comme expiré"),
+        en: format!("{at} is past: the token is refused as expired"),
+    };
+    Some(warning("expires_in_past", "/expires_at", message))
+}
+
 fn past(key: &Key, now: Timestamp) -> Option<Warning> {
     let at = key.expires_at.filter(|at| *at <= now)?;
     let message = Message {
@@ -52,7 +107,7 @@ fn warning(code: &str, pointer: &str, message: Message) -> Warning {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::model::{Environment, KeyId, KeyState, MachineId, PermissionSet, SecretHash};
+    use crate::model::{Environment, KeyState, MachineId, PermissionSet, SecretHash};
 
     /// An active key with a good label and no limits of its own.
     pub fn key() -> Key {

@@ -107,6 +107,11 @@ pub fn remedy(error: &io::Error) -> Option<&'static str> {
         rustls::Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
             "its certificate has expired: renew it and restart the gateway"
         }
+        // Named nowhere but in the words of the library below.
+        rustls::Error::InvalidCertificate(Bad::Other(why)) if why.to_string().contains("CaUsedAsEndEntity") => {
+            "its certificate says of itself that it is an authority's (CA:TRUE), which a server must not show; give the listener one \
+             with basicConstraints=CA:FALSE: three openssl commands in docs/operators.md make it"
+        }
         rustls::Error::InvalidMessage(_) => "it speaks no TLS; is this the admin listener, and does it have admin.tls?",
         rustls::Error::AlertReceived(_) => "it may demand a certificate (admin.tls.client_ca): --admin-identity FILE shows one",
         _ => "is this the admin listener?",

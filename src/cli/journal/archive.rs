@@ -14,7 +14,7 @@ use crate::app::care;
 
 #[derive(Debug, Args)]
 pub struct ArchiveArgs {
-    /// The folder, on the machine that the gateway runs on; made if need be
+    /// The folder, on the machine that the gateway runs on; made if need be. With --admin an absolute path
     #[arg(long, value_name = "FOLDER")]
     to: PathBuf,
     #[command(flatten)]
@@ -28,7 +28,13 @@ impl ArchiveArgs {
         let to = std::path::absolute(&self.to).map_err(|error| Failure::Usage(format!("{}: {error}", self.to.display())))?;
         let body = Body::default().with("to", Some(to.display().to_string())).because(&self.reason);
         let online = || -> Result<ArchivedView, Failure> {
-            understand(self.shared.client()?.patient().ask("POST", "/v1/journal/archive", Some(&body))?)
+            let client = self.shared.client()?.patient();
+            if client.is_remote() && self.to.is_relative() {
+                let text =
+                    format!("--to: {} is relative; name the folder of the gateway's machine by its absolute path", self.to.display());
+                return Err(Failure::Usage(text));
+            }
+            understand(client.ask("POST", "/v1/journal/archive", Some(&body))?)
         };
         let archived =
             ask_or_open(&self.shared, online, |settings| care::archive(settings, &to, self.reason.reason.clone()).map_err(failed))?;

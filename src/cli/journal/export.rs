@@ -16,7 +16,7 @@ const HEAD: &str = "octroi-head";
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// Where to write it; without this it goes to standard output. What stands there is replaced when all was written
+    /// Where to write it; without this it goes to standard output. A file that is there is not overwritten
     #[arg(long, value_name = "FILE")]
     output_file: Option<PathBuf>,
     /// Begin with this change
@@ -60,6 +60,9 @@ fn download(client: &Client, target: &str, out: &mut impl Write) -> Result<Optio
 fn to_file(client: &Client, target: &str, file: &Path) -> Result<Option<String>, Failure> {
     let failed = |error: std::io::Error| Failure::Refused(format!("{} cannot be written: {error}", file.display()));
     let name = file.file_name().ok_or_else(|| Failure::Usage(format!("{} is no name of a file", file.display())))?;
+    if file.exists() {
+        return Err(Failure::Refused(format!("{} is there already: an export overwrites no file", file.display())));
+    }
     let part = file.with_file_name([name.to_string_lossy().as_ref(), ".part"].concat());
     let mut out = BufWriter::new(private::create(&part).map_err(failed)?);
     let written = download(client, target, &mut out);

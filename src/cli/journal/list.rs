@@ -8,7 +8,7 @@ use super::super::failure::{Failure, Outcome};
 use super::super::named;
 use super::super::output::{self, Table};
 use super::super::request::{Shared, now, query};
-use super::super::when::relative;
+use super::super::when::{Side, meant, relative};
 use crate::admin::wire::JournalLine;
 use crate::model::{KeyId, MachineId, OperatorId, Timestamp};
 
@@ -30,10 +30,10 @@ pub struct ListArgs {
     /// Only this kind: key.revoked, or key for all about keys
     #[arg(long, value_name = "KIND")]
     what: Option<String>,
-    /// Only since then: an RFC 3339 time
+    /// Only since then: 7d, a day or an RFC 3339 time
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// Only before then
+    /// Only before then, likewise
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
     /// How many changes to show [default: 50 in a table, all as JSON]
@@ -47,14 +47,18 @@ impl ListArgs {
     pub fn run(self) -> Outcome {
         let usual = if self.shared.wants_json() { usize::MAX } else { USUAL };
         let most = self.limit.map_or(usual, |limit| limit as usize);
+        let now = now();
+        let time = |option, text: &Option<String>| text.as_deref().map(|text| meant(option, text, Side::Past, now)).transpose();
+        let since = time("--since", &self.since)?.map(|time| time.to_string());
+        let until = time("--until", &self.until)?.map(|time| time.to_string());
         let client = self.shared.client()?;
         let subject = self.subject.as_deref().map(|text| subject(&client, text)).transpose()?;
         let query = query(&[
             ("subject", subject.as_deref()),
             ("actor", self.actor.as_deref()),
             ("what", self.what.as_deref()),
-            ("since", self.since.as_deref()),
-            ("until", self.until.as_deref()),
+            ("since", since.as_deref()),
+            ("until", until.as_deref()),
         ]);
         let (lines, rest) = client.pages("/v1/journal", &query, most)?;
         // To stderr: it is about what is not in the list.
@@ -65,7 +69,7 @@ impl ListArgs {
             return output::print_json(&json!({"data": lines}));
         }
         let lines = lines.into_iter().map(understand).collect::<Result<Vec<JournalLine>, Failure>>()?;
-        output::print(&table(&lines, now()))
+        output::print(&table(&lines, now))
     }
 }
 

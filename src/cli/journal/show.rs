@@ -45,6 +45,11 @@ fn shown(line: &JournalLine, now: Timestamp) -> String {
         text.push_str(&title(change));
         text.push_str(&fields(change));
     }
+    if let Some(store) = &line.store {
+        text.push('\n');
+        let facts: Vec<(&str, String)> = store.iter().map(|(name, fact)| (name.as_str(), value(Some(fact)))).collect();
+        text.push_str(&card(&facts));
+    }
     text
 }
 
@@ -101,5 +106,17 @@ mod tests {
                         What     key.edited\nSubject  key_1\nReason   none given\n\n\
                         key key_1\nFIELD  BEFORE  AFTER\nlabel  a       b\ntier   none    free\n";
         assert_eq!(shown(&understand(line).unwrap(), now), expected);
+    }
+
+    #[test]
+    fn what_was_done_with_the_store_is_shown() {
+        let line = json!({
+            "seq": 9, "time": "2027-01-15T07:57:00.000Z", "actor": "offline:root", "address": null, "reason": null,
+            "what": "store.restored", "subject": "store", "changes": [],
+            "store": {"head": "7:ab", "replaced": null, "source": "/backups/a.octroi"},
+        });
+        let now = Timestamp::parse("2027-01-15T08:00:00Z").unwrap();
+        let shown = shown(&understand(line).unwrap(), now);
+        assert!(shown.ends_with("\n\nhead      7:ab\nreplaced  none\nsource    /backups/a.octroi\n"), "{shown}");
     }
 }

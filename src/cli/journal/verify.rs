@@ -74,7 +74,7 @@ fn told(verified: &JournalVerified) -> String {
         1 => "; it holds the head that was noted".to_owned(),
         count => format!("; it holds the {count} heads that were noted"),
     };
-    format!("{} are as they were written{heads}\nhead {}\n", counted(verified), verified.head)
+    format!("{}{heads}\nhead {}\n", counted(verified), verified.head)
 }
 
 fn wrong(verified: &JournalVerified) -> String {
@@ -86,8 +86,10 @@ fn wrong(verified: &JournalVerified) -> String {
     for judged in verified.heads.iter().filter(|judged| !judged.kept) {
         let _ = writeln!(text, "head {}: {}", judged.head, judged.message.as_deref().unwrap_or("is not there"));
     }
-    let _ = write!(text, "{} up to {} are as they were written", counted(verified), verified.head);
-    text
+    if verified.entries > 0 {
+        let _ = write!(text, "up to {}: {}", verified.head, counted(verified));
+    }
+    text.trim_end().to_owned()
 }
 
 fn place(bad: &BadEntry) -> String {
@@ -97,5 +99,34 @@ fn place(bad: &BadEntry) -> String {
 
 fn counted(verified: &JournalVerified) -> String {
     let plural = |count: u64, what: &str| if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") };
-    format!("{} in {}", plural(verified.entries, "change"), plural(verified.files, "file"))
+    let JournalVerified { first, entries, files, .. } = verified;
+    let which = match (first, entries) {
+        (1, _) | (_, 0) => String::new(),
+        (first, 1) => format!(" (change {first}; begins after change {})", first - 1),
+        (first, count) => format!(" (changes {first} to {}; begins after change {})", first + count - 1, first - 1),
+    };
+    let written = if *entries == 1 { "is as it was written" } else { "are as they were written" };
+    format!("{} in {}{which} {written}", plural(*entries, "change"), plural(*files, "file"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_is_said_in_words() {
+        let cases = [
+            (1, 8, "8 changes in 1 file are as they were written"),
+            (1, 1, "1 change in 1 file is as it was written"),
+            (4, 5, "5 changes in 1 file (changes 4 to 8; begins after change 3) are as they were written"),
+            (4, 1, "1 change in 1 file (change 4; begins after change 3) is as it was written"),
+            (1, 0, "0 changes in 1 file are as they were written"),
+        ];
+        for (first, entries, words) in cases {
+            let heads = Vec::new();
+            let head = "8:ab".to_owned();
+            let verified = JournalVerified { valid: true, files: 1, first, entries, head, first_bad: None, unfinished: None, heads };
+            assert_eq!(counted(&verified), words);
+        }
+    }
 }

@@ -18,7 +18,7 @@ use super::super::named;
 use super::super::output;
 use super::super::request::Reason;
 use super::results::{Earlier, IN_DOUBT, Results, Row};
-use crate::admin::wire::{BulkItem, KeyView, List};
+use crate::admin::wire::{BulkItem, KeyView, List, json};
 
 /// Lines in one request: few enough that little is unsure after an interruption.
 const BATCH: usize = 500;
@@ -82,10 +82,19 @@ impl Run<'_> {
 
     /// The line, unless it is dealt with already.
     fn read(&mut self, number: u64, text: &[u8]) -> Result<Option<Line>, Failure> {
-        let mut line = match serde_json::from_slice(text) {
+        let mut line = match json::parse(text) {
             Ok(key) => Line { number, key },
-            Err(error) => {
-                let row = Row::refused(number, "", "invalid", format!("is not JSON: {error}"));
+            Err(errors) => {
+                let row = Row::refused(
+                    number,
+                    "",
+                    "invalid",
+                    errors
+                        .iter()
+                        .map(|e| format!("{}: {}", e.pointer, e.message).trim_start_matches(": ").to_owned())
+                        .collect::<Vec<_>>()
+                        .join("; "),
+                );
                 return self.record(&[row]).map(|()| None);
             }
         };
@@ -176,7 +185,8 @@ impl Tally {
     fn tell(&self, outcome: Outcome, to: Option<&Path>) -> Outcome {
         let Tally { made, refused, there } = self;
         let earlier = if *there > 0 { format!(", {there} had been made before") } else { String::new() };
-        let text = format!("{made} keys were made, {refused} lines were refused{earlier}");
+        let were = |count: &usize, what: &str| if *count == 1 { format!("1 {what} was") } else { format!("{count} {what}s were") };
+        let text = format!("{} made, {} refused{earlier}", were(made, "key"), were(refused, "line"));
         let again = if to.is_some() { "; the same command goes on from there" } else { "" };
         match outcome {
             Ok(()) if *refused == 0 => {
