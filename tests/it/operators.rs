@@ -124,9 +124,13 @@ fn everything_wrong_with_an_operator_is_said_at_once() {
     let pointers = ["/id", "/name", "/enabled", "/status", "/hint", "/created_by", "/secret"];
     assert_eq!(faults("PATCH", &url(&one), fixed), pointers);
     let mut same = admin.get(&url(&one));
-    assert_eq!(admin.done("PATCH", &url(&one), same.clone()), same, "what was shown can be sent back");
+    let with_no_warnings = |mut shown: Value| {
+        shown["warnings"] = json!([]);
+        shown
+    };
+    assert_eq!(admin.done("PATCH", &url(&one), same.clone()), with_no_warnings(same.clone()), "what was shown can be sent back");
     same["rights"] = json!(["machines:write"]);
-    assert_eq!(admin.done("PATCH", &url(&one), same.clone()), same);
+    assert_eq!(admin.done("PATCH", &url(&one), same.clone()), with_no_warnings(same.clone()));
     admin.ask("POST", "/v1/operators", Some(&json!({"name": "one", "rights": ["machines:read"]}))).refused(409, "conflict");
     assert_eq!(admin.ask("GET", "/v1/operators?status=dead&limit=0&x=1", None).json()["errors"].as_array().unwrap().len(), 3);
     for odd in ["op_01hzzzzzzzzzzzzzzzzzzzzzzz", "nonsense", "op_%00"] {

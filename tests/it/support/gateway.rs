@@ -182,7 +182,9 @@ impl Gateway {
     pub fn log_lines(&self, count: usize) -> Vec<serde_json::Value> {
         let path = self.dir().join("access.log");
         super::client::eventually("the access log's lines", || {
-            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let written = std::fs::read_to_string(&path).unwrap_or_default();
+            // The last line may not be there whole yet.
+            let text = written.rsplit_once('\n').map_or("", |(whole, _)| whole);
             (text.lines().count() >= count).then(|| text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
         })
     }
