@@ -42,7 +42,7 @@
 //! | what the upstream is told | `proxy/headers.rs` |
 //! | when a call is tried again | `proxy/forward.rs` |
 //! | which open calls are cut | `proxy/open.rs`; when a value stops counting: `registry/entry.rs` |
-//! | what a change does to a key | `model/key.rs`; who may meet whom in one sync: `registry/writer.rs` |
+//! | what a change does | `registry/rules.rs`, and for keys `model/key.rs`; who may meet whom in one sync: `registry/group.rs` |
 //! | which labels are vague, when a key is idle or an old value safe to end | `model/key.rs`; what the gateway does about idle keys: `app/idle.rs`; which time was watched: `usage/watched.rs` |
 //! | what stands in the journal | `store/draft.rs`, `store/line.rs`, `store/records.rs` |
 //! | backup, restore, archiving, the look through the store | `store/backup.rs`, `restore.rs`, `archive.rs`, `snapshot.rs`, `verify.rs`; for the commands on a stopped gateway: `app/care.rs` |
@@ -50,7 +50,7 @@
 //! | a setting | `config/settings.rs`, the reader beside it, `config/octroi.yaml`, `docs/settings.md` |
 //! | a metric | `telemetry/metrics.rs`, or `app/watch.rs` for numbers that other rooms keep |
 //! | a field of the access log | `telemetry/access/line.rs` |
-//! | an endpoint | `admin.rs`; a command: `cli.rs` |
+//! | an endpoint | its row in `admin.rs`, its description in `admin/openapi/operations.rs`, `docs/admin-api.md`; a command: `cli.rs`, `docs/commands.md` |
 //! | who may use the admin API, and how guessing is slowed | `admin/door.rs`, `admin/doorkeeper.rs`; what an operator may change, judged when the change has its turn: `registry/rules.rs` |
 //!
 //! # What always holds
